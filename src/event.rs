@@ -1,0 +1,264 @@
+//! The values that travel down the pipeline: a call as it arrived, the bytes of a body, an event that is being delivered.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method};
+use http_body::{Body, Frame, SizeHint};
+use uuid::Uuid;
+
+use crate::clock::Now;
+
+/// Names one event over all its attempts and copies: UUIDv7, in `Hooklatch-Event-Id`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct EventId(pub(crate) Uuid);
+
+impl EventId {
+    /// A new id, ordered by time within this process.
+    pub(crate) fn new() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_hyphenated().fmt(f)
+    }
+}
+
+impl fmt::Debug for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What is known of the connection a request came on; made once per connection by `listen`.
+#[derive(Clone, Debug)]
+pub(crate) struct Conn {
+    /// The socket's peer, or what the PROXY protocol said of it.
+    pub(crate) peer: SocketAddr,
+    /// The socket's own peer, always.
+    pub(crate) socket: SocketAddr,
+    pub(crate) local: SocketAddr,
+    pub(crate) tls: Option<Tls>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Tls {
+    /// The name the client asked for, lower case.
+    pub(crate) server_name: Option<String>,
+    /// The client's chain in DER, leaf first, proven to hold its key; empty without one. Not yet checked against any CA
+    /// but those of `client_ca`.
+    pub(crate) client_chain: Arc<[rustls_pki_types::CertificateDer<'static>]>,
+}
+
+/// One request as `listen` hands it to the pipeline; nothing of the body has been read.
+pub(crate) struct Call {
+    pub(crate) id: EventId,
+    pub(crate) started: Now,
+    pub(crate) conn: Arc<Conn>,
+    pub(crate) head: http::request::Parts,
+    pub(crate) body: CallBody,
+}
+
+/// The body still to be read.
+pub(crate) enum CallBody {
+    Incoming(hyper::body::Incoming),
+    /// Bytes at hand: tests, and the offline commands.
+    Whole(Bytes),
+}
+
+/// Who is asking, from the one believed source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Client {
+    /// IPv4-mapped addresses are folded to IPv4.
+    pub(crate) ip: IpAddr,
+    pub(crate) key: ClientKey,
+}
+
+/// An address as the key of a limit: an IPv4 address, or the /64 of an IPv6 one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum ClientKey {
+    V4([u8; 4]),
+    V6([u8; 8]),
+}
+
+impl Client {
+    pub(crate) fn new(ip: IpAddr) -> Self {
+        let ip = ip.to_canonical();
+        let key = match ip {
+            IpAddr::V4(v4) => ClientKey::V4(v4.octets()),
+            IpAddr::V6(v6) => {
+                let [a, b, c, d, e, f, g, h, ..] = v6.octets();
+                ClientKey::V6([a, b, c, d, e, f, g, h])
+            }
+        };
+        Self { ip, key }
+    }
+}
+
+/// A body as the pieces it arrived in; cloning shares them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Chunks {
+    pieces: VecDeque<Bytes>,
+    len: usize,
+}
+
+impl Chunks {
+    pub(crate) fn push(&mut self, piece: Bytes) {
+        if !piece.is_empty() {
+            self.len += piece.len();
+            self.pieces.push_back(piece);
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = &Bytes> {
+        self.pieces.iter()
+    }
+
+    /// One piece; copies only where there are several.
+    pub(crate) fn to_bytes(&self) -> Bytes {
+        match self.pieces.len() {
+            0 => Bytes::new(),
+            1 => self.pieces[0].clone(),
+            _ => {
+                let mut whole = BytesMut::with_capacity(self.len);
+                self.pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
+                whole.freeze()
+            }
+        }
+    }
+
+    /// The same bytes in one piece, kept: for steps that need them contiguous one after another.
+    pub(crate) fn contiguous(&mut self) -> &[u8] {
+        if self.pieces.len() > 1 {
+            let whole = self.to_bytes();
+            self.pieces.clear();
+            self.pieces.push_back(whole);
+        }
+        self.pieces.front().map_or(&[], |piece| &piece[..])
+    }
+}
+
+impl From<Bytes> for Chunks {
+    fn from(whole: Bytes) -> Self {
+        let mut chunks = Self::default();
+        chunks.push(whole);
+        chunks
+    }
+}
+
+impl Body for Chunks {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let piece = self.pieces.pop_front();
+        if let Some(piece) = &piece {
+            self.len -= piece.len();
+        }
+        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.len as u64)
+    }
+}
+
+/// What the sender's proof vouches for; `Hooklatch-Verified`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Verification {
+    /// Nothing was proven.
+    #[default]
+    None,
+    /// Who sent it: a token, mutual TLS and the like.
+    Sender,
+    /// Who sent it, and every byte of the body.
+    Content,
+}
+
+impl Verification {
+    pub(crate) const fn code(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Sender => "sender",
+            Self::Content => "content",
+        }
+    }
+}
+
+/// An event past the gate's checks: what filters see and receivers get.
+#[derive(Clone, Debug)]
+pub(crate) struct Event {
+    pub(crate) id: EventId,
+    pub(crate) route: Arc<str>,
+    pub(crate) provider: Option<Arc<str>>,
+    pub(crate) verification: Verification,
+    pub(crate) secret_label: Option<Arc<str>>,
+    pub(crate) event_type: Option<String>,
+    pub(crate) delivery_id: Option<String>,
+    /// Unix time in milliseconds.
+    pub(crate) received_ms: i64,
+    pub(crate) client: Client,
+    /// Subject of the client's certificate, where it showed one.
+    pub(crate) client_cert: Option<Arc<str>>,
+    pub(crate) method: Method,
+    /// As it arrived: never normalised.
+    pub(crate) path: String,
+    /// What the route's `*` matched, for `path = "own"` destinations.
+    pub(crate) rest: Option<String>,
+    pub(crate) query: Option<String>,
+    /// `http` or `https`, as the sender asked.
+    pub(crate) scheme: &'static str,
+    /// The Host the sender asked for.
+    pub(crate) host: Option<String>,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Chunks,
+    /// The filters' choice among the route's own destinations; `None`: as the policy says.
+    pub(crate) chosen: Option<Vec<String>>,
+    /// Filters' notes for the audit line.
+    pub(crate) annotations: Vec<(String, String)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_keep_their_bytes() {
+        let mut chunks = Chunks::default();
+        chunks.push(Bytes::from_static(b"ab"));
+        chunks.push(Bytes::new());
+        chunks.push(Bytes::from_static(b"c"));
+        assert_eq!((chunks.len(), chunks.to_bytes()), (3, Bytes::from_static(b"abc")));
+        assert_eq!(chunks.contiguous(), b"abc");
+        assert_eq!(chunks.pieces().count(), 1);
+    }
+
+    #[test]
+    fn mapped_addresses_fold_and_v6_counts_per_64() {
+        let client = |ip: &str| Client::new(ip.parse().expect("a test address"));
+        assert_eq!(client("::ffff:192.0.2.1"), client("192.0.2.1"));
+        assert_eq!(client("2001:db8::1").key, client("2001:db8::2").key);
+        assert_ne!(client("2001:db8::1").key, client("2001:db8:0:1::1").key);
+    }
+}
