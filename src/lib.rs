@@ -1,9 +1,32 @@
 //! Hooklatch: a webhook gate. `src/README.md` is the map.
+#![allow(dead_code, reason = "rooms land one by one")]
 
+mod admin;
+mod app;
+mod choose;
+mod cli;
+mod client;
 mod clock;
+mod condition;
+mod config;
+mod deliver;
+mod disk;
 mod event;
+mod filter;
+mod guard;
+mod listen;
+mod observe;
 mod outcome;
+mod pipeline;
+mod policy;
 mod problem;
+mod receive;
 mod reject;
+mod replay;
+mod respond;
+mod route;
 mod secret;
 mod section;
+mod state;
+mod validate;
+mod verify;

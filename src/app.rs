@@ -1,0 +1,1 @@
+//! Config to a running gate: opens disk, filters, sockets; reload, drain.

@@ -1,0 +1,1 @@
+//! Peer and trusted proxies to who is asking. Pure.

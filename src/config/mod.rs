@@ -1,0 +1,1 @@
+//! The policy file to a Config that cannot be wrong.

@@ -1,0 +1,1 @@
+//! An event to its receivers.

@@ -1,0 +1,1 @@
+//! WebAssembly filters: the only room that knows wasmtime.

@@ -1,0 +1,1 @@
+//! What is checked before a byte of the body is read, and the limits keyed on verified facts.

@@ -1,0 +1,1 @@
+//! Metrics, audit line, log.

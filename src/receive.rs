@@ -1,0 +1,1 @@
+//! Body to bytes, feeding the MAC as they arrive.

@@ -1,0 +1,1 @@
+//! One record per event key: claimed, done, failed.

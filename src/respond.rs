@@ -1,0 +1,1 @@
+//! Outcome or refusal to HTTP: every status we choose stands here. Pure.

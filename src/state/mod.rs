@@ -1,0 +1,1 @@
+//! Replay records and filter kv behind one face.

@@ -1,0 +1,1 @@
+//! The one bounded scanner of untrusted JSON. Pure.

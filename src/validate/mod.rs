@@ -1,0 +1,1 @@
+//! Content type, coding, JSON form and schema of a payload. Pure.

@@ -1,0 +1,1 @@
+//! Who sent it: the only maker of Verified.
