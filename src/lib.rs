@@ -30,3 +30,8 @@ mod section;
 mod state;
 mod validate;
 mod verify;
+
+/// Runs the command line and says how it went: 0 fine, 1 the thing judged is bad, 2 wrong usage or unreadable input.
+pub fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -1,1 +1,5 @@
-fn main() {}
+//! The `hooklatch` program: see `hooklatch --help`.
+
+fn main() -> std::process::ExitCode {
+    hooklatch::main()
+}
