@@ -21,10 +21,9 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotJson { at } => write!(
-                f,
-                "the body is not JSON at byte {at}, so nothing can be redacted in it: set `not_json = \"pass\"` to let such bodies through"
-            ),
+            Self::NotJson { at } => {
+                write!(f, "the body is not JSON at byte {at}, so nothing can be redacted in it: set `not_json = \"pass\"` to let such bodies through")
+            }
             Self::TooDeep => write!(f, "the body is nested deeper than {MAX_DEPTH} levels where a rule reaches"),
             Self::Hash(why) => write!(f, "cannot hash: {why}"),
         }
@@ -390,11 +389,7 @@ fn unescape(raw: &[u8]) -> Cow<'_, [u8]> {
 
 /// Four hexadecimal digits; what is none becomes a lone surrogate, and so U+FFFD.
 fn hex4(raw: &[u8], at: usize) -> u32 {
-    raw.get(at..at + 4)
-        .and_then(|digits| {
-            digits.iter().try_fold(0, |sum, digit| Some(sum * 16 + char::from(*digit).to_digit(16)?))
-        })
-        .unwrap_or(0xd800)
+    raw.get(at..at + 4).and_then(|digits| digits.iter().try_fold(0, |sum, digit| Some(sum * 16 + char::from(*digit).to_digit(16)?))).unwrap_or(0xd800)
 }
 
 /// A JSON string of that content.
@@ -486,11 +481,7 @@ mod tests {
         check(field, r#"{"a":"\u0041B"}"#, r#"{"a":"sha256:4142"}"#);
         check(field, r#"{"a":12}"#, r#"{"a":"sha256:3132"}"#);
         check(field, r#"{"a":null}"#, r#"{"a":null}"#);
-        check(
-            r#"[{"pointer":"/a","action":"hash","key":"k"}]"#,
-            r#"{"a":"A"}"#,
-            r#"{"a":"hmac-sha256:6b3a41"}"#,
-        );
+        check(r#"[{"pointer":"/a","action":"hash","key":"k"}]"#, r#"{"a":"A"}"#, r#"{"a":"hmac-sha256:6b3a41"}"#);
         let gone = run(r#"[{"pointer":"/a","action":"hash","key":"env:GONE"}]"#, r#"{"a":"A"}"#);
         assert_eq!(gone, Err(Error::Hash("no such secret".into())));
     }
@@ -505,11 +496,7 @@ mod tests {
 
     #[test]
     fn two_stars_reach_every_depth() {
-        check(
-            r#"["/**/e"]"#,
-            r#"{"e":1,"x":{"e":{"e":2},"y":[[{"e":3}]]}}"#,
-            r#"{"e":"[redacted]","x":{"e":"[redacted]","y":[[{"e":"[redacted]"}]]}}"#,
-        );
+        check(r#"["/**/e"]"#, r#"{"e":1,"x":{"e":{"e":2},"y":[[{"e":3}]]}}"#, r#"{"e":"[redacted]","x":{"e":"[redacted]","y":[[{"e":"[redacted]"}]]}}"#);
         check(r#"["/x/**/e"]"#, r#"{"e":1,"x":{"e":2}}"#, r#"{"e":1,"x":{"e":"[redacted]"}}"#);
         check(r#"["/x/**"]"#, r#"{"e":1,"x":{"e":2,"f":{}}}"#, r#"{"e":1,"x":{"e":"[redacted]","f":"[redacted]"}}"#);
         check(r#"["/**/a/**/b"]"#, r#"{"a":{"a":{"b":1}},"b":2}"#, r#"{"a":{"a":{"b":"[redacted]"}},"b":2}"#);
@@ -517,11 +504,7 @@ mod tests {
 
     #[test]
     fn the_first_rule_counts() {
-        check(
-            r#"[{"pointer":"/a/x","with":"1"},{"pointer":"/a/*","with":"2"}]"#,
-            r#"{"a":{"x":0,"y":0}}"#,
-            r#"{"a":{"x":"1","y":"2"}}"#,
-        );
+        check(r#"[{"pointer":"/a/x","with":"1"},{"pointer":"/a/*","with":"2"}]"#, r#"{"a":{"x":0,"y":0}}"#, r#"{"a":{"x":"1","y":"2"}}"#);
         check(r#"[{"pointer":"/a","with":"1"},"/a/x"]"#, r#"{"a":{"x":0}}"#, r#"{"a":"1"}"#);
     }
 

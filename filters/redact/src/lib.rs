@@ -57,10 +57,7 @@ fn hash(key: Option<&str>, data: &[u8]) -> Result<Vec<u8>, String> {
         None => crypto::digest(crypto::Algorithm::Sha256, data),
     };
     digest.map_err(|error| match error {
-        HostError::NotGranted(text)
-        | HostError::Invalid(text)
-        | HostError::Full(text)
-        | HostError::Unavailable(text) => text,
+        HostError::NotGranted(text) | HostError::Invalid(text) | HostError::Full(text) | HostError::Unavailable(text) => text,
     })
 }
 

@@ -66,10 +66,7 @@ impl Rules {
                 };
                 let action = match field.action.unwrap_or(default) {
                     Verb::Remove => Action::Remove,
-                    Verb::Mask => Action::Mask {
-                        with: field.with.unwrap_or_else(|| "[redacted]".into()),
-                        keep: field.keep.unwrap_or(0),
-                    },
+                    Verb::Mask => Action::Mask { with: field.with.unwrap_or_else(|| "[redacted]".into()), keep: field.keep.unwrap_or(0) },
                     Verb::Hash => Action::Hash { key: field.key.or_else(|| config.key.clone()) },
                 };
                 Ok(Rule { path: segments(&field.pointer)?, action })

@@ -23,8 +23,7 @@ fn main() -> ExitCode {
 
 fn encode(module: &str, component: &str) -> Result<(), String> {
     let bytes = std::fs::read(module).map_err(|error| format!("{module}: {error}"))?;
-    let mut encoder =
-        ComponentEncoder::default().validate(true).module(&bytes).map_err(|error| format!("{module}: {error:#}"))?;
+    let mut encoder = ComponentEncoder::default().validate(true).module(&bytes).map_err(|error| format!("{module}: {error:#}"))?;
     let encoded = encoder.encode().map_err(|error| format!("{module}: {error:#}"))?;
     std::fs::write(component, encoded).map_err(|error| format!("{component}: {error}"))
 }

@@ -78,8 +78,7 @@ fn act(what: &str, argument: &str, event: Event) -> Result<Outcome, String> {
         "retype" => with(|changes| changes.event_type = Some(argument.into())),
         "order" => with(|changes| changes.order_key = Some(argument.into())),
         "destinations" => with(|changes| {
-            changes.destinations =
-                Some(argument.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect());
+            changes.destinations = Some(argument.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect());
         }),
 
         "drop" => Ok(Outcome::Drop(Some("not wanted".into()))),
@@ -89,14 +88,10 @@ fn act(what: &str, argument: &str, event: Event) -> Result<Outcome, String> {
             headers: vec![Header { name: "content-type".into(), value: "text/plain".into() }],
             body: b"hello".to_vec(),
         })),
-        "respond-header" => Ok(Outcome::Respond(Response {
-            status: 200,
-            headers: vec![Header { name: argument.into(), value: "1".into() }],
-            body: Vec::new(),
-        })),
-        "emit" => Ok(Outcome::Emit(
-            (0..number(argument)).map(|n| Emission { suffix: n.to_string(), changes: nothing() }).collect(),
-        )),
+        "respond-header" => {
+            Ok(Outcome::Respond(Response { status: 200, headers: vec![Header { name: argument.into(), value: "1".into() }], body: Vec::new() }))
+        }
+        "emit" => Ok(Outcome::Emit((0..number(argument)).map(|n| Emission { suffix: n.to_string(), changes: nothing() }).collect())),
         "err" => Err("the filter says so".into()),
         "long-err" => Err("x".repeat(1_000_000)),
 
@@ -109,8 +104,7 @@ fn act(what: &str, argument: &str, event: Event) -> Result<Outcome, String> {
         "recurse" => Err(recurse(1).to_string()),
         "output" => with(|changes| changes.body = Some(vec![b'x'; number(argument)])),
         "headers" => with(|changes| {
-            changes.set_headers =
-                (0..number(argument)).map(|n| Header { name: format!("x-{n}"), value: "1".into() }).collect();
+            changes.set_headers = (0..number(argument)).map(|n| Header { name: format!("x-{n}"), value: "1".into() }).collect();
         }),
         "removals" => with(|changes| changes.remove_headers = vec![String::new(); number(argument)]),
         "annotations" => with(|changes| {
@@ -138,18 +132,13 @@ fn act(what: &str, argument: &str, event: Event) -> Result<Outcome, String> {
         "random" => answer(random::bytes(number(argument) as u32).map(|bytes| bytes.len().to_string())),
         "digest" => answer(crypto::digest(crypto::Algorithm::Sha256, argument.as_bytes()).map(|it| hex(&it))),
         "hmac" => answer(crypto::hmac(crypto::Algorithm::Sha256, argument, b"data").map(|it| hex(&it))),
-        "verify" => answer(crypto::hmac(crypto::Algorithm::Sha1, argument, b"data").and_then(|mac| {
-            crypto::verify(crypto::Algorithm::Sha1, argument, b"data", &mac).map(|it| it.to_string())
-        })),
+        "verify" => answer(
+            crypto::hmac(crypto::Algorithm::Sha1, argument, b"data")
+                .and_then(|mac| crypto::verify(crypto::Algorithm::Sha1, argument, b"data", &mac).map(|it| it.to_string())),
+        ),
         "http" => answer(
-            http::send(&http::Request {
-                method: "GET".into(),
-                url: "https://example.com/".into(),
-                headers: Vec::new(),
-                body: Vec::new(),
-                timeout_ms: None,
-            })
-            .map(|response| response.status.to_string()),
+            http::send(&http::Request { method: "GET".into(), url: "https://example.com/".into(), headers: Vec::new(), body: Vec::new(), timeout_ms: None })
+                .map(|response| response.status.to_string()),
         ),
         "kv-get" => answer(kv::get(argument).map(|value| format!("{value:?}"))),
         "kv-set" => answer(kv::set(argument, b"value", None).map(|()| "set".into())),
@@ -199,15 +188,7 @@ fn number(argument: &str) -> usize {
 }
 
 fn nothing() -> Changes {
-    Changes {
-        body: None,
-        set_headers: Vec::new(),
-        remove_headers: Vec::new(),
-        destinations: None,
-        order_key: None,
-        event_type: None,
-        annotations: Vec::new(),
-    }
+    Changes { body: None, set_headers: Vec::new(), remove_headers: Vec::new(), destinations: None, order_key: None, event_type: None, annotations: Vec::new() }
 }
 
 fn pass() -> Result<Outcome, String> {
