@@ -1,1 +1,5 @@
-//! Metrics, audit line, log.
+//! What an operator sees: metrics, the audit line, the log.
+//!
+//! Never a body, a secret or a signature; label values never come from a request.
+
+pub(crate) mod metrics;
