@@ -126,7 +126,11 @@ pub(crate) fn find<'a>(text: &'a [u8], max_depth: usize, pointers: &[Pointer]) -
 /// Judges a whole text; with `unique_keys`, an object that has a key twice (after escapes) is refused.
 pub(crate) fn check(text: &[u8], max_depth: usize, unique_keys: bool) -> Result<(), Flaw> {
     let mut scanner = Scanner::new(text, max_depth)?;
-    if unique_keys { scanner.value::<true>(0)? } else { scanner.value::<false>(0)? }
+    if unique_keys {
+        scanner.value::<true>(0)?
+    } else {
+        scanner.value::<false>(0)?
+    }
     scanner.end()
 }
 
@@ -245,7 +249,11 @@ impl<'a> Scanner<'a> {
         if self.bytes.get(self.at) == Some(&b'-') {
             self.at += 1;
         }
-        if self.bytes.get(self.at) == Some(&b'0') { self.at += 1 } else { self.digits()? }
+        if self.bytes.get(self.at) == Some(&b'0') {
+            self.at += 1
+        } else {
+            self.digits()?
+        }
         if self.bytes.get(self.at) == Some(&b'.') {
             self.at += 1;
             self.digits()?;
@@ -372,7 +380,11 @@ impl<'a> Scanner<'a> {
                     return self.flaw(FlawKind::TooDeep);
                 }
                 self.at += 1;
-                if open == b'{' { self.object(pointers, below, level, found)? } else { self.array(pointers, below, level, found)? }
+                if open == b'{' {
+                    self.object(pointers, below, level, found)?
+                } else {
+                    self.array(pointers, below, level, found)?
+                }
                 if open == b'{' { Value::Object } else { Value::Array }
             }
             _ => match self.scalar()? {
@@ -656,8 +668,25 @@ mod tests {
     #[test]
     fn good_texts() {
         for text in [
-            "0", "-0", "1e5", "1E-2", "0.5", "\"\"", "true", "false", "null", "[]", "{}", " [ 1 , \"a\" ] ", "{\"a\":{\"a\":[]}}", "\"\\u0000\\ud800\"",
-            "\"\u{7f}\u{2028}\"", "[[],[[]],{}]", "\t\r\n {} \n", "1e400", "123456789012345678901234567890",
+            "0",
+            "-0",
+            "1e5",
+            "1E-2",
+            "0.5",
+            "\"\"",
+            "true",
+            "false",
+            "null",
+            "[]",
+            "{}",
+            " [ 1 , \"a\" ] ",
+            "{\"a\":{\"a\":[]}}",
+            "\"\\u0000\\ud800\"",
+            "\"\u{7f}\u{2028}\"",
+            "[[],[[]],{}]",
+            "\t\r\n {} \n",
+            "1e400",
+            "123456789012345678901234567890",
         ] {
             whole(text, Ok(()));
         }
@@ -666,10 +695,76 @@ mod tests {
     #[test]
     fn texts_that_are_not_json() {
         for text in [
-            "", " ", "01", "-", "-a", "+1", ".5", "1.", "1.e1", "1e", "1e+", "0x1", "1 2", "tru", "True", "nul", "NaN", "Infinity", "-Infinity", "[", "]", "[1", "[1,", "[1,]", "[,1]",
-            "[1 2]", "[1}", "{", "}", "{]", "{\"a\"}", "{\"a\":}", "{\"a\":1,}", "{,}", "{a:1}", "{'a':1}", "{\"a\":1 \"b\":2}", "{\"a\" 1}", "{1:2}", "{\"a\"::1}", "\"", "\"a", "\"\\\"",
-            "\"\\x\"", "\"\\u12\"", "\"\\u12g4\"", "\"\t\"", "\"\n\"", "\"\u{0}\"", "'a'", "[1]]", "{}{}", "{}#", "//\n{}", "/**/1", "[1]\u{a0}", "\u{feff}{}", "\u{feff}", "\u{2060}[]", "[\u{c}]",
-            "[1,\u{b}2]", "\"\\", "[\"a\",\"", "{\"a\":\"b\"", "<null>", "*", "{\"a\":1,,\"b\":2}", "[\"a\"", "\\u0020[]", "1\u{0}",
+            "",
+            " ",
+            "01",
+            "-",
+            "-a",
+            "+1",
+            ".5",
+            "1.",
+            "1.e1",
+            "1e",
+            "1e+",
+            "0x1",
+            "1 2",
+            "tru",
+            "True",
+            "nul",
+            "NaN",
+            "Infinity",
+            "-Infinity",
+            "[",
+            "]",
+            "[1",
+            "[1,",
+            "[1,]",
+            "[,1]",
+            "[1 2]",
+            "[1}",
+            "{",
+            "}",
+            "{]",
+            "{\"a\"}",
+            "{\"a\":}",
+            "{\"a\":1,}",
+            "{,}",
+            "{a:1}",
+            "{'a':1}",
+            "{\"a\":1 \"b\":2}",
+            "{\"a\" 1}",
+            "{1:2}",
+            "{\"a\"::1}",
+            "\"",
+            "\"a",
+            "\"\\\"",
+            "\"\\x\"",
+            "\"\\u12\"",
+            "\"\\u12g4\"",
+            "\"\t\"",
+            "\"\n\"",
+            "\"\u{0}\"",
+            "'a'",
+            "[1]]",
+            "{}{}",
+            "{}#",
+            "//\n{}",
+            "/**/1",
+            "[1]\u{a0}",
+            "\u{feff}{}",
+            "\u{feff}",
+            "\u{2060}[]",
+            "[\u{c}]",
+            "[1,\u{b}2]",
+            "\"\\",
+            "[\"a\",\"",
+            "{\"a\":\"b\"",
+            "<null>",
+            "*",
+            "{\"a\":1,,\"b\":2}",
+            "[\"a\"",
+            "\\u0020[]",
+            "1\u{0}",
         ] {
             whole(text, Err(FlawKind::Syntax));
         }

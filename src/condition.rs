@@ -1,1 +1,0 @@
-//! The only user of the CEL crate: compile, evaluate, bounds. Pure.
