@@ -298,7 +298,7 @@ pub(crate) struct Metrics {
     clock: Clock,
     families: Families,
     routes: Mutex<BTreeMap<Arc<str>, Weak<Route>>>,
-    proofs: Mutex<BTreeMap<(Arc<str>, Arc<str>), Weak<Proof>>>,
+    proofs: Mutex<BTreeMap<[Arc<str>; 2], Weak<Proof>>>,
     filters: Mutex<BTreeMap<Arc<str>, Weak<Filter>>>,
     destinations: Mutex<BTreeMap<Arc<str>, Weak<Destination>>>,
     /// Open connections from senders.
@@ -397,7 +397,7 @@ impl Metrics {
             condition_errors: Mutex::default(),
             name: name.into(),
         });
-        let proof = shared(&self.proofs, (Arc::from(name), Arc::from(provider)), || Proof { provider: provider.into(), failures: Reasons::default() });
+        let proof = shared(&self.proofs, [Arc::from(name), Arc::from(provider)], || Proof { provider: provider.into(), failures: Reasons::default() });
         let secret = |label: &str| SecretUse {
             label: label.into(),
             verified: f.verify.get(&[("route", name), ("provider", provider), ("secret", label), ("result", "ok")]),
