@@ -1,0 +1,168 @@
+//! Case files: one captured request, the secrets, the time, and the verdict that is due. The form is that of `tests/vectors/README.md`.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use data_encoding::BASE64;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use serde::Deserialize;
+
+use super::{Catalogue, Facts, Plan, Signed};
+use crate::{event::Chunks, reject::Reject, secret::Secret};
+
+/// One case as it stands in a file.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Case {
+    pub(crate) id: String,
+    pub(crate) provider: String,
+    pub(crate) method: String,
+    pub(crate) url: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body_base64: String,
+    #[serde(default)]
+    pub(crate) secrets: Vec<String>,
+    #[serde(default)]
+    pub(crate) params: BTreeMap<String, serde_json::Value>,
+    /// Unix seconds.
+    pub(crate) now: i64,
+    pub(crate) expect: Expect,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Expect {
+    Accept,
+    Reject,
+}
+
+impl Expect {
+    pub(crate) const fn code(self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::Reject => "reject",
+        }
+    }
+}
+
+/// Why a case has no verdict: it cannot be read, or its provider cannot be judged here.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Unjudged(pub(crate) String);
+
+/// A whole request, held in memory.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) method: Method,
+    /// Scheme, host and port.
+    pub(crate) base: String,
+    pub(crate) target: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Chunks,
+}
+
+impl Request {
+    pub(crate) fn facts(&self) -> Facts<'_> {
+        Facts { method: &self.method, base: &self.base, target: &self.target, headers: &self.headers }
+    }
+
+    /// Judges it from head to end, as the gate would.
+    pub(crate) fn judge(&self, plan: &Plan, now_ms: i64) -> Result<Signed, Reject> {
+        let facts = self.facts();
+        let mut feed = plan.prepare(&facts, now_ms)?;
+        self.body.pieces().for_each(|piece| plan.update(&mut feed, piece));
+        plan.finish(feed, &facts, &self.body, now_ms)
+    }
+}
+
+/// A URL's scheme, host and port, and its path and query, exactly as written.
+pub(crate) fn split_url(url: &str) -> Option<(&str, &str)> {
+    let host = url.find("://")? + 3;
+    let end = url[host..].find(['/', '?']).map_or(url.len(), |at| host + at);
+    (end > host).then(|| url.split_at(end))
+}
+
+impl Case {
+    pub(crate) fn request(&self) -> Result<Request, Unjudged> {
+        let bad = |what: &str| Unjudged(format!("{}: {what}", self.id));
+        let (base, target) = split_url(&self.url).ok_or_else(|| bad("`url` is not a URL"))?;
+        let mut headers = HeaderMap::new();
+        for (name, value) in &self.headers {
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad("a header's name cannot stand in HTTP"))?;
+            let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| bad("a header's value cannot stand in HTTP"))?;
+            headers.append(name, value);
+        }
+        Ok(Request {
+            method: Method::from_bytes(self.method.as_bytes()).map_err(|_| bad("`method` is not a method"))?,
+            base: base.to_owned(),
+            target: if target.starts_with('/') { target.to_owned() } else { format!("/{target}") },
+            headers,
+            body: Chunks::from(Bytes::from(BASE64.decode(self.body_base64.as_bytes()).map_err(|_| bad("`body_base64` is not base64"))?)),
+        })
+    }
+
+    pub(crate) fn plan(&self, catalogue: &Catalogue) -> Result<Plan, Unjudged> {
+        let definition = catalogue.definition(&self.provider).ok_or_else(|| Unjudged(format!("there is no provider `{}`; {}", self.provider, catalogue.hint(&self.provider))))?;
+        let secrets: Vec<Secret> = self.secrets.iter().enumerate().map(|(i, text)| Secret::new(format!("#{}", i + 1), text.clone().into_bytes(), None)).collect();
+        let params = definition.params.iter().filter_map(|name| Some((name.clone(), self.params.get(name)?.as_str()?.to_owned()))).collect();
+        Plan::new(definition, &secrets, &params, None, None).map_err(Unjudged)
+    }
+
+    /// The verdict: the signed facts, or why the request is refused.
+    pub(crate) fn judge(&self, catalogue: &Catalogue) -> Result<Result<Signed, Reject>, Unjudged> {
+        let plan = self.plan(catalogue)?;
+        Ok(self.request()?.judge(&plan, self.now.saturating_mul(1000)))
+    }
+}
+
+/// Reads a file of cases: an array.
+pub(crate) fn read(text: &[u8]) -> Result<Vec<Case>, String> {
+    serde_json::from_slice(text).map_err(|why| why.to_string())
+}
+
+/// The labels of a plan's secrets, for messages.
+pub(crate) fn labels(plan: &Plan) -> Vec<Arc<str>> {
+    plan.labels().to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    fn files() -> Vec<(String, Vec<Case>)> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors");
+        let mut files = Vec::new();
+        for entry in fs::read_dir(folder).expect("the vectors are part of the repository") {
+            let path = entry.expect("a readable folder").path();
+            if path.extension().is_some_and(|e| e == "json") {
+                let cases = read(&fs::read(&path).expect("a readable file")).expect("a file of cases");
+                files.push((path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), cases));
+            }
+        }
+        files
+    }
+
+    #[test]
+    fn every_case_gets_its_verdict() {
+        let catalogue = Catalogue::shipped();
+        let mut wrong = Vec::new();
+        let mut judged = 0;
+        for (name, cases) in files() {
+            for case in cases {
+                assert_eq!(case.provider, name);
+                judged += 1;
+                let got = case.judge(&catalogue);
+                let right = match &got {
+                    Ok(Ok(_)) => case.expect == Expect::Accept,
+                    Ok(Err(_)) => case.expect == Expect::Reject,
+                    Err(_) => false,
+                };
+                if !right {
+                    wrong.push(format!("{}: {:?} was due, got {got:?}", case.id, case.expect));
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{} of {judged} wrong:\n{}", wrong.len(), wrong.join("\n"));
+        assert!(judged > 1000, "{judged}");
+    }
+}

@@ -1,0 +1,384 @@
+//! A provider's definition: the table of `providers.toml` and of `[providers.NAME]`, read and judged without any secret.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use http::Method as HttpMethod;
+use ipnet::IpNet;
+
+use super::{
+    Facts, basic, engine::Recipe, hash, hmac,
+    place::{Place, Pointers, content_type},
+    standard_webhooks, token,
+};
+use crate::{
+    section::{Item, Section},
+    validate::json::Pointer,
+};
+
+/// A scheme that a definition may name.
+pub(crate) struct Scheme {
+    pub(crate) name: &'static str,
+    pub(crate) about: &'static str,
+    /// `None`: known, but not built yet.
+    pub(super) read: Option<fn(&Section<'_>, &Context<'_>) -> Option<Method>>,
+}
+
+const fn later(name: &'static str, about: &'static str) -> Scheme {
+    Scheme { name, about, read: None }
+}
+
+/// Every scheme a definition may name, in the reference page's order.
+pub(crate) static SCHEMES: &[&Scheme] = &[
+    &hmac::SCHEME,
+    &hash::SCHEME,
+    &standard_webhooks::SCHEME,
+    &token::SCHEME,
+    &basic::SCHEME,
+    &later("ed25519", "Ed25519 over a template, by the sender's public key"),
+    &later("ecdsa", "ECDSA P-256 over a template, by the sender's public key"),
+    &later("rsa", "RSA over a template, by the sender's public key"),
+    &later("jwt", "a JSON Web Token"),
+    &later("message-signatures", "HTTP Message Signatures (RFC 9421)"),
+    &later("aws-sns", "the signed fields of an Amazon SNS message"),
+    &later("adyen", "the signed fields of each Adyen notification item"),
+    &later("contentful", "Contentful's canonical request"),
+    &later("paypal", "PayPal's transmission signature"),
+];
+
+/// What one way of verifying does, without its secrets.
+#[derive(Clone, Debug)]
+pub(super) enum Method {
+    Signature(Recipe),
+    Token(token::Token),
+    Basic,
+}
+
+/// What a scheme's table is read with.
+pub(super) struct Context<'r> {
+    pub(super) pointers: &'r Pointers,
+    /// The place of `delivery_id`, for `{id}`.
+    pub(super) id: Option<&'r Place>,
+    /// What a route will configure, by name.
+    pub(super) params: &'r [String],
+}
+
+/// The name in a word that is `{param:NAME}`.
+pub(super) fn param_name(word: &str) -> Option<&str> {
+    word.strip_prefix("{param:")?.strip_suffix('}')
+}
+
+/// A provider: how its requests are verified, in one or several forms, and how it behaves.
+#[derive(Clone, Debug)]
+pub(crate) struct Definition {
+    pub(crate) name: Arc<str>,
+    pub(crate) title: Option<String>,
+    pub(super) variants: Vec<Variant>,
+    /// What a route must configure beside the secret.
+    pub(crate) params: Vec<String>,
+    pub(crate) traits: Traits,
+}
+
+/// How a provider behaves, apart from its signature.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Traits {
+    /// What the provider takes as success, where a plain 202 is not.
+    pub(crate) acknowledge: Option<Acknowledge>,
+    /// How long it waits for the answer.
+    pub(crate) answers_within: Option<Duration>,
+    /// The largest body it sends, in bytes.
+    pub(crate) max_body: Option<u64>,
+    pub(crate) retries: Option<Retries>,
+    /// Where its requests come from, as shipped; empty where it publishes nothing.
+    pub(crate) ip_ranges: Vec<IpNet>,
+    pub(crate) docs: Option<String>,
+    pub(crate) checked: Option<Checked>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Acknowledge {
+    pub(crate) status: u16,
+    pub(crate) body: String,
+    pub(crate) content_type: Option<String>,
+}
+
+/// What a provider does when a delivery is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Retries {
+    Never,
+    Automatic,
+    /// On a person's request only.
+    Manual,
+}
+
+/// What a definition was checked against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Checked {
+    Vectors,
+    Docs,
+}
+
+/// One form of a provider's requests.
+#[derive(Clone, Debug)]
+pub(super) struct Variant {
+    pub(super) name: Option<String>,
+    pub(super) when: Vec<When>,
+    pub(super) scheme: &'static str,
+    pub(super) method: Method,
+    pub(super) pointers: Vec<Pointer>,
+    pub(super) identity: Identity,
+}
+
+/// When a form is meant, judged by the head alone; all conditions must hold. The sender chooses, so every form must be strong enough.
+#[derive(Clone, Debug)]
+pub(super) enum When {
+    Header { name: Place, equals: Option<String> },
+    ContentType(String),
+    Query { name: Place },
+    AnyQuery(bool),
+    Method(HttpMethod),
+}
+
+/// What names a delivery, and what its replay record is keyed on.
+#[derive(Clone, Debug)]
+pub(super) struct Identity {
+    pub(super) id: Option<Place>,
+    pub(super) id_signed: bool,
+    /// The first that has a value.
+    pub(super) types: Vec<Place>,
+    pub(super) replay: ReplayRule,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ReplayRule {
+    /// The signed delivery id; a request without one is known by its content.
+    Id,
+    Content,
+    /// The content, and the event type where it is one of these.
+    ContentAndType(Vec<String>),
+    None,
+}
+
+impl When {
+    pub(super) fn holds(&self, facts: &Facts<'_>) -> bool {
+        match self {
+            Self::Header { name, equals: None } | Self::Query { name } => name.stands(facts),
+            Self::Header { name, equals: Some(text) } => name.value(facts, None).ok().flatten().is_some_and(|value| *value == *text.as_bytes()),
+            Self::ContentType(essence) => content_type(facts).is_some_and(|found| found.eq_ignore_ascii_case(essence)),
+            Self::AnyQuery(wanted) => facts.query().is_empty() != *wanted,
+            Self::Method(method) => facts.method == method,
+        }
+    }
+
+    fn read(section: &Section<'_>, pointers: &Pointers) -> Vec<Self> {
+        let mut all = Vec::new();
+        if section.has("header") || section.has("query") {
+            let query = section.has("query");
+            if let Some(name) = Place::read(section, pointers, None) {
+                let equals = section.opt_string("equals");
+                all.push(if query { Self::Query { name } } else { Self::Header { name, equals } });
+            }
+        }
+        if let Some(essence) = section.opt_string("content_type") {
+            all.push(Self::ContentType(essence));
+        }
+        if let Some(wanted) = section.opt_bool("any_query") {
+            all.push(Self::AnyQuery(wanted));
+        }
+        if let Some(method) = section.opt_string("method") {
+            match HttpMethod::from_bytes(method.as_bytes()) {
+                Ok(method) => all.push(Self::Method(method)),
+                Err(_) => section.problem("method", format!("`{method}` is not an HTTP method"), ""),
+            }
+        }
+        if all.is_empty() {
+            section.problem("header", "`when` has no condition", "header (and equals), query, any_query, content_type or method");
+        }
+        all
+    }
+}
+
+impl Definition {
+    /// Reads `[providers.NAME]`.
+    pub(super) fn read(section: &Section<'_>, name: &str) -> Option<Self> {
+        let title = section.opt_string("title");
+        let params = section.strings("params");
+        let traits = Traits::read(section);
+        section.not_built("challenge", "a provider's handshake is answered by a later release");
+        section.not_built("claims", "tokens with claims are verified by a later release");
+        let variants = match section.item("variants") {
+            None => Variant::read(section, None, &params).map(|variant| vec![variant]),
+            Some(list) => {
+                let items = list.items()?;
+                if items.is_empty() {
+                    list.problem("`variants` is empty", "name at least one form, or put `scheme` here");
+                    return None;
+                }
+                let read: Vec<Option<Variant>> = items
+                    .iter()
+                    .map(|item| {
+                        let table = item.section()?;
+                        let variant = Variant::read(&table, Some(section), &params);
+                        table.finish();
+                        variant
+                    })
+                    .collect();
+                read.into_iter().collect()
+            }
+        };
+        Some(Self { name: name.into(), title, variants: variants?, params, traits })
+    }
+
+    /// The schemes of its forms, each once.
+    pub(crate) fn schemes(&self) -> Vec<&'static str> {
+        let mut all: Vec<&'static str> = self.variants.iter().map(|variant| variant.scheme).collect();
+        all.dedup();
+        all
+    }
+}
+
+impl Variant {
+    fn read(section: &Section<'_>, shared: Option<&Section<'_>>, params: &[String]) -> Option<Self> {
+        let pointers = Pointers::default();
+        let name = shared.and_then(|_| section.opt_string("name"));
+        let when = shared.and_then(|_| section.opt_section("when")).map(|table| {
+            let when = When::read(&table, &pointers);
+            table.finish();
+            when
+        });
+        let scheme = Self::scheme(section)?;
+        // What stands in the form itself, else what stands beside all forms.
+        let own = |key: &str| section.item(key).or_else(|| shared.and_then(|shared| shared.item(key)));
+        let id = own("delivery_id").map(|item| Self::id(&item, &pointers));
+        let (id, stated) = match id {
+            Some(read) => {
+                let (place, stated) = read?;
+                (Some(place), stated)
+            }
+            None if scheme.name == standard_webhooks::SCHEME.name => (standard_webhooks::id(section), None),
+            None => (None, None),
+        };
+        let types = match own("event_type") {
+            None => Vec::new(),
+            Some(item) => {
+                let items = if item.is_array() { item.items()? } else { vec![item] };
+                items.iter().map(|item| Place::read_item(item, &pointers)).collect::<Option<Vec<_>>>()?
+            }
+        };
+        let Some(read) = scheme.read else {
+            section.problem("scheme", format!("the scheme `{}` is not built yet", scheme.name), "built are hmac, hash, standard-webhooks, token and basic");
+            return None;
+        };
+        let method = read(section, &Context { pointers: &pointers, id: id.as_ref(), params })?;
+        let id_signed = id.as_ref().is_some_and(|place| match &method {
+            Method::Signature(recipe) => recipe.signed.iter().all(|template| template.covers(place)),
+            Method::Token(_) | Method::Basic => false,
+        });
+        if stated == Some(true) && !id_signed {
+            let item = own("delivery_id")?;
+            item.problem("this id is said to be signed, but the signature does not cover it", "remove `signed = true`, or sign the id: an unsigned id must not key the replay record");
+        }
+        let replay = Self::replay(own("replay_key"), &own, &method, id_signed);
+        Some(Self { name, when: when.unwrap_or_default(), scheme: scheme.name, method, pointers: pointers.into_vec(), identity: Identity { id, id_signed, types, replay: replay? } })
+    }
+
+    fn scheme(section: &Section<'_>) -> Option<&'static Scheme> {
+        let name = section.string("scheme")?;
+        let found = SCHEMES.iter().find(|scheme| scheme.name == name).copied();
+        if found.is_none() {
+            let known: Vec<&str> = SCHEMES.iter().map(|scheme| scheme.name).collect();
+            let help = crate::section::nearest(&name, &known).map_or_else(|| format!("known are {}", known.join(", ")), |near| format!("did you mean \"{near}\"?"));
+            section.problem("scheme", format!("there is no scheme `{name}`"), help);
+        }
+        found
+    }
+
+    fn id(item: &Item<'_>, pointers: &Pointers) -> Option<(Place, Option<bool>)> {
+        if !item.is_table() {
+            return Place::read_item(item, pointers).map(|place| (place, None));
+        }
+        let table = item.section()?;
+        let place = Place::read(&table, pointers, None);
+        let signed = table.opt_bool("signed");
+        table.finish();
+        Some((place?, signed))
+    }
+
+    fn replay<'a>(item: Option<Item<'a>>, own: &dyn Fn(&str) -> Option<Item<'a>>, method: &Method, id_signed: bool) -> Option<ReplayRule> {
+        #[derive(Clone, Copy, PartialEq)]
+        enum Word {
+            Id,
+            Content,
+            Typed,
+            None,
+        }
+        let signs = matches!(method, Method::Signature(_));
+        let types = own("event_types").map(|item| item.strings());
+        let Some(item) = item else {
+            return Some(match (id_signed, signs) {
+                (true, _) => ReplayRule::Id,
+                (false, true) => ReplayRule::Content,
+                (false, false) => ReplayRule::None,
+            });
+        };
+        let word = item.choice(&[("id", Word::Id), ("content", Word::Content), ("content+type", Word::Typed), ("none", Word::None)])?;
+        match word {
+            Word::None => Some(ReplayRule::None),
+            _ if !signs => {
+                item.problem("this scheme signs nothing that a replay record could be keyed on", "say `replay_key = \"none\"`; a route can drop accidental doubles with `replay = { dedupe = … }`");
+                None
+            }
+            Word::Id if !id_signed => {
+                item.problem("the delivery id is not covered by the signature, so a copy could carry another one", "say \"content\", or sign the id");
+                None
+            }
+            Word::Id => Some(ReplayRule::Id),
+            Word::Content => Some(ReplayRule::Content),
+            Word::Typed => match types {
+                Some(types) => types.map(ReplayRule::ContentAndType),
+                None => {
+                    item.problem("`content+type` needs `event_types`, the list of the types that count", "add it, or say \"content\"");
+                    None
+                }
+            },
+        }
+    }
+}
+
+impl Traits {
+    fn read(section: &Section<'_>) -> Self {
+        let acknowledge = section.opt_section("acknowledge").map(|table| {
+            let status = table.u64_or("status", 200, 200..=299);
+            let acknowledge = Acknowledge { status: u16::try_from(status).unwrap_or(200), body: table.string_or("body", ""), content_type: table.opt_string("content_type") };
+            table.finish();
+            acknowledge
+        });
+        let ip_ranges = match section.item("ip_ranges") {
+            None => Vec::new(),
+            Some(item) if item.is_table() => {
+                item.problem("ranges that are fetched are not built yet", "list them: ip_ranges = [\"192.0.2.0/24\"]");
+                Vec::new()
+            }
+            Some(item) => item.items().unwrap_or_default().iter().filter_map(range).collect(),
+        };
+        let words = [("never", Retries::Never), ("automatic", Retries::Automatic), ("manual", Retries::Manual)];
+        Self {
+            acknowledge,
+            answers_within: section.opt_duration("answers_within"),
+            max_body: section.opt_size("max_body"),
+            retries: section.choice("retries", &words),
+            ip_ranges,
+            docs: section.opt_string("docs"),
+            checked: section.choice("checked", &[("vectors", Checked::Vectors), ("docs", Checked::Docs)]),
+        }
+    }
+}
+
+/// A network, or a single address.
+fn range(item: &Item<'_>) -> Option<IpNet> {
+    let text = item.string()?;
+    let net = text.parse::<IpNet>().ok().filter(|net| net.trunc() == *net).or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    if net.is_none() {
+        item.problem(format!("`{text}` is not a network"), "write it like \"192.0.2.0/24\", with no bits set after the prefix");
+    }
+    net
+}

@@ -1,0 +1,14 @@
+//! A plain digest over a template with the secret in it. Weaker than HMAC: where the secret comes first, SHA-1 and SHA-2 let whoever
+//! has one signed request lengthen its body. Offered because providers do it (Cloudinary, HubSpot's older versions).
+
+use super::{
+    definition::{Context, Method, Scheme},
+    hmac,
+};
+use crate::section::Section;
+
+pub(super) static SCHEME: Scheme = Scheme { name: "hash", about: "plain digest over a template with `{secret}` in it", read: Some(read) };
+
+fn read(section: &Section<'_>, context: &Context<'_>) -> Option<Method> {
+    hmac::recipe(section, context, true).map(Method::Signature)
+}

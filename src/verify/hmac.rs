@@ -1,0 +1,193 @@
+//! HMAC over a template, keyed with a shared secret: what most providers send.
+//! Source: RFC 2104; the options are what the providers of `providers.toml` need.
+
+use super::{
+    definition::{Context, Method, Scheme, param_name},
+    engine::{BodyDigest, Recipe, Signature},
+    key::KeyForm,
+    mac::{Algorithm, Encoding},
+    place::{At, Pick, Place, Required},
+    template::{self, Template},
+    timestamp::{Timestamp, Unit},
+};
+use crate::section::{Item, Section};
+
+pub(super) static SCHEME: Scheme = Scheme { name: "hmac", about: "HMAC over a template, by a shared secret", read: Some(read) };
+
+fn read(section: &Section<'_>, context: &Context<'_>) -> Option<Method> {
+    recipe(section, context, false).map(Method::Signature)
+}
+
+/// The keys that `hmac` and `hash` share.
+pub(super) fn recipe(section: &Section<'_>, context: &Context<'_>, plain_hash: bool) -> Option<Recipe> {
+    let algorithm = match section.has("algorithm") {
+        true => section.choice("algorithm", Algorithm::WORDS),
+        false => {
+            section.problem("algorithm", "`algorithm` is missing", "one of sha1, sha256, sha384, sha512");
+            None
+        }
+    };
+    let signatures = signatures(section, context);
+    let key = section.opt_section("key").map(|table| {
+        let key = KeyForm::read(&table);
+        table.finish();
+        key
+    });
+    let first = signatures.as_ref().and_then(|all| all.first()).map(|signature| &signature.place);
+    let timestamp = section.item("timestamp").map(|item| timestamp(&item, context, first));
+    let require = required(section, context);
+    let body_digest = section.item("body_digest").map(|item| digest(&item, context));
+    let mut timestamp = match timestamp {
+        Some(read) => Some(read?),
+        None => None,
+    };
+    let signed = templates(section, context, first, timestamp.as_ref());
+    let (algorithm, signatures, signed) = (algorithm?, signatures?, signed?);
+    if let Some(timestamp) = &mut timestamp {
+        timestamp.zone_needed = signed.iter().any(Template::zone_needed);
+        if timestamp.enforced && !signed.iter().all(|template| template.has_timestamp() || template.covers(&timestamp.place)) {
+            section.problem("timestamp", "this time is not covered by the signature, so anybody could set it", "add `{timestamp}` to `signed`, or say `of = \"event\"` to record it only");
+        }
+    }
+    if plain_hash && !signed.iter().all(Template::has_secret) {
+        section.problem("signed", "a plain digest without `{secret}` proves nothing", "add `{secret}` where the provider puts it, or use `scheme = \"hmac\"`");
+    }
+    let body_digest = match body_digest {
+        Some(read) => {
+            let digest = read?;
+            if !signed.iter().all(|template| template.covers(&digest.place)) {
+                section.problem("body_digest", "this digest is not covered by the signature, so anybody could set it", "sign the place it stands in");
+            }
+            Some(digest)
+        }
+        None => None,
+    };
+    Some(Recipe { plain_hash, algorithm, key: key.unwrap_or_default(), signatures, timestamp, signed, require: require?, body_digest })
+}
+
+/// What must have a value.
+pub(super) fn required(section: &Section<'_>, context: &Context<'_>) -> Option<Vec<Required>> {
+    let Some(item) = section.item("require") else { return Some(Vec::new()) };
+    let items = if item.is_array() { item.items()? } else { vec![item] };
+    items.iter().map(|item| Required::read(item, context.pointers)).collect::<Vec<_>>().into_iter().collect()
+}
+
+fn signatures(section: &Section<'_>, context: &Context<'_>) -> Option<Vec<Signature>> {
+    let Some(item) = section.item("signature") else {
+        section.problem("signature", "`signature` is missing", "say where it stands: signature = { header = \"X-…\", encoding = \"hex\" }");
+        return None;
+    };
+    let items = if item.is_array() { item.items()? } else { vec![item.clone()] };
+    if items.is_empty() || items.len() > super::engine::MAX_SECRETS {
+        item.problem("`signature` has no place or too many", format!("name 1 to {}", super::engine::MAX_SECRETS));
+        return None;
+    }
+    let read: Vec<Option<Signature>> = items
+        .iter()
+        .map(|item| {
+            let table = item.section()?;
+            let place = Place::read(&table, context.pointers, None);
+            let encoding = encoding(&table);
+            let secret = table.opt_string("secret");
+            table.finish();
+            let place = place?;
+            if let Pick::Pairs { field, .. } = &place.pick
+                && let Some(name) = param_name(field)
+                && !context.params.iter().any(|known| known == name)
+            {
+                item.problem(format!("`{name}` is not in `params`"), "declare it: params = [\"…\"]");
+            }
+            Some(Signature { place, encoding: encoding?, secret })
+        })
+        .collect();
+    read.into_iter().collect()
+}
+
+pub(super) fn encoding(table: &Section<'_>) -> Option<Encoding> {
+    #[derive(Clone, Copy)]
+    enum Word {
+        Hex,
+        HexAny,
+        Base64,
+        Base64Url,
+    }
+    if !table.has("encoding") {
+        table.problem("encoding", "`encoding` is missing", "one of hex, base64, base64url");
+        return None;
+    }
+    let word = table.choice("encoding", &[("hex", Word::Hex), ("base64", Word::Base64), ("base64url", Word::Base64Url), ("hex-any-case", Word::HexAny)]);
+    let padding = table.choice("padding", &[("strict", true), ("absent", false)]);
+    let encoding = match (word?, padding) {
+        (Word::Hex, None) => Encoding::Hex,
+        (Word::HexAny, None) => Encoding::HexAny,
+        (Word::Hex | Word::HexAny, Some(_)) => {
+            table.problem("padding", "hex has no padding", "remove the key");
+            return None;
+        }
+        (Word::Base64, None | Some(true)) => Encoding::Base64,
+        (Word::Base64, Some(false)) => Encoding::Base64NoPad,
+        (Word::Base64Url, Some(true)) => Encoding::Base64Url,
+        (Word::Base64Url, None | Some(false)) => Encoding::Base64UrlNoPad,
+    };
+    Some(encoding)
+}
+
+fn timestamp(item: &Item<'_>, context: &Context<'_>, signature: Option<&Place>) -> Option<Timestamp> {
+    let table = item.section()?;
+    let place = Place::read(&table, context.pointers, signature);
+    let unit = match table.has("unit") {
+        true => table.choice("unit", Unit::WORDS),
+        false => {
+            table.problem("unit", "`unit` is missing", "one of s, ms, rfc3339, http-date");
+            None
+        }
+    };
+    let tolerance = table.duration_or("tolerance", std::time::Duration::from_secs(300));
+    let future = table.duration_or("future", tolerance);
+    let enforced = table.choice("of", &[("attempt", true), ("event", false)]).unwrap_or(true);
+    table.finish();
+    Some(Timestamp { place: place?, unit: unit?, tolerance, future, enforced, zone_needed: false })
+}
+
+fn digest(item: &Item<'_>, context: &Context<'_>) -> Option<BodyDigest> {
+    let table = item.section()?;
+    let place = Place::read(&table, context.pointers, None);
+    let algorithm = table.choice("algorithm", Algorithm::WORDS).unwrap_or(Algorithm::Sha256);
+    let encoding = encoding(&table);
+    table.finish();
+    Some(BodyDigest { place: place?, algorithm, encoding: encoding? })
+}
+
+fn templates(section: &Section<'_>, context: &Context<'_>, signature: Option<&Place>, timestamp: Option<&Timestamp>) -> Option<Vec<Template>> {
+    let ambiguous = section.bool_or("ambiguous", false);
+    let Some(item) = section.item("signed") else {
+        section.problem("signed", "`signed` is missing", "say what is signed, such as \"{timestamp}.{body}\"");
+        return None;
+    };
+    let items = if item.is_array() { item.items()? } else { vec![item.clone()] };
+    if items.is_empty() || items.len() > 4 {
+        item.problem("`signed` has no template or too many", "name 1 to 4; any of them may match");
+        return None;
+    }
+    let with = template::Context { timestamp, id: context.id, signature, params: context.params, pointers: context.pointers, ambiguous };
+    let read: Vec<Option<Template>> = items
+        .iter()
+        .map(|item| match Template::parse(&item.string()?, &with) {
+            Ok(template) => Some(template),
+            Err(why) => {
+                let help = if why.contains("run together") { "put a separator between them that the first cannot hold; `ambiguous = true` accepts a provider that signs so" } else { "" };
+                item.problem(why, help);
+                None
+            }
+        })
+        .collect();
+    read.into_iter().collect()
+}
+
+/// The headers that a place reads.
+pub(super) fn header_of(place: &Place) -> Option<&http::HeaderName> {
+    match &place.at {
+        At::Header(name) => Some(name),
+        _ => None,
+    }
+}
