@@ -57,10 +57,18 @@ impl Rule {
         let proxied = server.item("proxy_protocol").and_then(|item| item.as_bool()) == Some(true);
         match source {
             Source::ProxyProtocol if !proxied => {
-                server.problem("client_ip", "`client_ip` is \"proxy-protocol\", but the PROXY protocol is off", "set `proxy_protocol = true`, or choose another source");
+                server.problem(
+                    "client_ip",
+                    "`client_ip` is \"proxy-protocol\", but the PROXY protocol is off",
+                    "set `proxy_protocol = true`, or choose another source",
+                );
             }
             Source::XForwardedFor | Source::Forwarded if nets.is_empty() && !server.has("trusted_proxies") => {
-                server.problem("client_ip", "`client_ip` names a header, but no proxy is trusted to write it", "add `trusted_proxies = [\"10.0.0.0/8\"]` with the proxies in front");
+                server.problem(
+                    "client_ip",
+                    "`client_ip` names a header, but no proxy is trusted to write it",
+                    "add `trusted_proxies = [\"10.0.0.0/8\"]` with the proxies in front",
+                );
             }
             _ => {}
         }
@@ -457,9 +465,34 @@ mod tests {
         xff("10.0.0.1", &["[2001:db8::1]"], "2001:db8::1");
         xff("10.0.0.1", &["[2001:db8::1]:65535"], "2001:db8::1");
         let refused = [
-            "", ",", "203.0.113.9,", "203.0.113.9, ", "unknown", "_hidden", "203.0.113.9 1.1.1.1", "203.0.113.9;1.1.1.1", "203.0.113.9:", "203.0.113.9:65536",
-            "203.0.113.9:+80", "203.0.113.9:80:80", "203.0.113", "0203.0.113.9", "0x7f.0.0.1", "203.0.113.256", "2130706433", "localhost", "fe80::1%eth0", "[203.0.113.9]",
-            "[2001:db8::1", "2001:db8::1]", "[2001:db8::1]x", "[[::1]]", "\"203.0.113.9\"", "for=203.0.113.9", "203.0.113.9/32", "１.1.1.1",
+            "",
+            ",",
+            "203.0.113.9,",
+            "203.0.113.9, ",
+            "unknown",
+            "_hidden",
+            "203.0.113.9 1.1.1.1",
+            "203.0.113.9;1.1.1.1",
+            "203.0.113.9:",
+            "203.0.113.9:65536",
+            "203.0.113.9:+80",
+            "203.0.113.9:80:80",
+            "203.0.113",
+            "0203.0.113.9",
+            "0x7f.0.0.1",
+            "203.0.113.256",
+            "2130706433",
+            "localhost",
+            "fe80::1%eth0",
+            "[203.0.113.9]",
+            "[2001:db8::1",
+            "2001:db8::1]",
+            "[2001:db8::1]x",
+            "[[::1]]",
+            "\"203.0.113.9\"",
+            "for=203.0.113.9",
+            "203.0.113.9/32",
+            "１.1.1.1",
         ];
         for value in refused {
             xff("10.0.0.1", &[value], "bad_request");
@@ -489,11 +522,42 @@ mod tests {
         fwd("10.0.0.1", &["for=\"[::ffff:203.0.113.9]\""], "203.0.113.9");
         fwd("10.0.0.1", &["for=\"203.0\\.113.9\""], "203.0.113.9");
         let refused = [
-            "", "for", "for=", "for=unknown", "for=_hidden", "for=\"unknown:80\"", "proto=https", "for=203.0.113.9:80", "for=[2001:db8::1]", "for=\"2001:db8::1\"",
-            "for=\"[203.0.113.9]\"", "for=\"203.0.113.9", "for=203.0.113.9\"", "for=\"203.0.113.9\"x", "for=\"203.0.113.9\" for=1.1.1.1", "for=203.0.113.9;for=10.0.0.1",
-            "for=10.0.0.1;FOR=203.0.113.9", "for = 203.0.113.9", "for=203.0.113.9; proto=https", "for=203.0.113.9;", "for=203.0.113.9;;proto=https", ";for=203.0.113.9",
-            "for=203.0.113.9,", ",for=203.0.113.9", "for=203.0.113.9,,for=10.0.0.2", "for=\"203.0.113.9:65536\"", "for=\"203.0.113.9:\"", "for=\"_\"", "for=\"\"", "for=0203.0.113.9",
-            "for=\"[fe80::1%25eth0]\"", "for=203.0.113.9 for=10.0.0.1", "203.0.113.9", "for=\"203.0.113.9\\", "for=\"[2001:db8::1]443\"", "for=ünknown",
+            "",
+            "for",
+            "for=",
+            "for=unknown",
+            "for=_hidden",
+            "for=\"unknown:80\"",
+            "proto=https",
+            "for=203.0.113.9:80",
+            "for=[2001:db8::1]",
+            "for=\"2001:db8::1\"",
+            "for=\"[203.0.113.9]\"",
+            "for=\"203.0.113.9",
+            "for=203.0.113.9\"",
+            "for=\"203.0.113.9\"x",
+            "for=\"203.0.113.9\" for=1.1.1.1",
+            "for=203.0.113.9;for=10.0.0.1",
+            "for=10.0.0.1;FOR=203.0.113.9",
+            "for = 203.0.113.9",
+            "for=203.0.113.9; proto=https",
+            "for=203.0.113.9;",
+            "for=203.0.113.9;;proto=https",
+            ";for=203.0.113.9",
+            "for=203.0.113.9,",
+            ",for=203.0.113.9",
+            "for=203.0.113.9,,for=10.0.0.2",
+            "for=\"203.0.113.9:65536\"",
+            "for=\"203.0.113.9:\"",
+            "for=\"_\"",
+            "for=\"\"",
+            "for=0203.0.113.9",
+            "for=\"[fe80::1%25eth0]\"",
+            "for=203.0.113.9 for=10.0.0.1",
+            "203.0.113.9",
+            "for=\"203.0.113.9\\",
+            "for=\"[2001:db8::1]443\"",
+            "for=ünknown",
         ];
         for value in refused {
             fwd("10.0.0.1", &[value], "bad_request");
@@ -503,10 +567,37 @@ mod tests {
     #[test]
     fn only_the_believed_source_is_left() {
         let spoofed = [
-            "X-Forwarded-For", "X_Forwarded_For", "X-Forwarded_For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port", "X-Forwarded-Server", "X-Forwarded", "Forwarded",
-            "Forwarded-For", "X-Real-IP", "X_Real_IP", "True-Client-IP", "True_Client_IP", "CF-Connecting-IP", "CF_Connecting_IP", "CF-Connecting-IPv6", "Fastly-Client-IP",
-            "X-Client-IP", "Client-IP", "X-Cluster-Client-IP", "X-Originating-IP", "X-Remote-IP", "X-Remote-Addr", "X-Original-Forwarded-For", "X-ProxyUser-Ip", "WL-Proxy-Client-IP",
-            "X-Azure-ClientIP", "X-Envoy-External-Address", "Fly-Client-IP", "Remote-Addr",
+            "X-Forwarded-For",
+            "X_Forwarded_For",
+            "X-Forwarded_For",
+            "X-Forwarded-Host",
+            "X-Forwarded-Proto",
+            "X-Forwarded-Port",
+            "X-Forwarded-Server",
+            "X-Forwarded",
+            "Forwarded",
+            "Forwarded-For",
+            "X-Real-IP",
+            "X_Real_IP",
+            "True-Client-IP",
+            "True_Client_IP",
+            "CF-Connecting-IP",
+            "CF_Connecting_IP",
+            "CF-Connecting-IPv6",
+            "Fastly-Client-IP",
+            "X-Client-IP",
+            "Client-IP",
+            "X-Cluster-Client-IP",
+            "X-Originating-IP",
+            "X-Remote-IP",
+            "X-Remote-Addr",
+            "X-Original-Forwarded-For",
+            "X-ProxyUser-Ip",
+            "WL-Proxy-Client-IP",
+            "X-Azure-ClientIP",
+            "X-Envoy-External-Address",
+            "Fly-Client-IP",
+            "Remote-Addr",
         ];
         let left = |source: &str, peer: &str| {
             let mut map = headers(&spoofed.map(|name| (name, if name == "Forwarded" { "for=203.0.113.9" } else { "203.0.113.9" })));
@@ -529,7 +620,9 @@ mod tests {
         check("", &[]);
         check(
             "client_ip = \"x-forwarded-for\"",
-            &["client_ip: `client_ip` names a header, but no proxy is trusted to write it (add `trusted_proxies = [\"10.0.0.0/8\"]` with the proxies in front)"],
+            &[
+                "client_ip: `client_ip` names a header, but no proxy is trusted to write it (add `trusted_proxies = [\"10.0.0.0/8\"]` with the proxies in front)",
+            ],
         );
         check(
             "client_ip = \"proxy-protocol\"",
@@ -537,7 +630,9 @@ mod tests {
         );
         check(
             "client_ip = \"x-forwarded-fo\"\ntrusted_proxies = [\"10.0.0.0/8\"]",
-            &["client_ip: `x-forwarded-fo` is not known here (did you mean \"x-forwarded-for\"? It is one of: socket, proxy-protocol, x-forwarded-for, forwarded)"],
+            &[
+                "client_ip: `x-forwarded-fo` is not known here (did you mean \"x-forwarded-for\"? It is one of: socket, proxy-protocol, x-forwarded-for, forwarded)",
+            ],
         );
         check(
             "trusted_proxies = [\"::/0\"]",

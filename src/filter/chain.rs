@@ -14,7 +14,9 @@ use super::{
 };
 use crate::{
     clock::Mono,
+    condition::Scope,
     event::Event,
+    observe::{events, metrics::RouteMetrics},
     outcome::Answer,
     reject::{Extra, Reason, Reject},
 };
@@ -40,8 +42,11 @@ pub(crate) enum Verdict {
 ///
 /// The body is put into one piece only for a filter that wants it. A filter that fails refuses the event as `filter_failed`,
 /// or is passed over, as its `on_error` says.
-pub(crate) async fn apply(chain: &[Arc<Filter>], mut event: Event) -> Result<Applied, Reject> {
+pub(crate) async fn apply(chain: &[Arc<Filter>], mut event: Event, metrics: &RouteMetrics) -> Result<Applied, Reject> {
     for filter in chain {
+        if !wanted(filter, &event, metrics) {
+            continue;
+        }
         match call(filter, &mut event).await {
             Ok(Decision::Pass(changes)) => changes.make(filter.name(), &mut event),
             Ok(Decision::Drop(reason)) => {
@@ -58,23 +63,35 @@ pub(crate) async fn apply(chain: &[Arc<Filter>], mut event: Event) -> Result<App
             }
             Err(fault) => match filter.on_error() {
                 OnError::Reject => return Err(Reject::new(Reason::FilterFailed, fault.to_string())),
-                OnError::Skip => tracing::warn!(filter = filter.name(), route = %event.route, event.id = %event.id, "filter passed over: {fault}"),
+                OnError::Skip => {}
             },
         }
     }
     Ok(Applied { event, verdict: Verdict::Pass })
 }
 
+/// Whether the filter's `when` holds. One that cannot be evaluated is counted and the filter called: what it redacts or refuses
+/// must not pass by a mistake.
+fn wanted(filter: &Filter, event: &Event, metrics: &RouteMetrics) -> bool {
+    let Some(condition) = &filter.shared.settings.when else { return true };
+    let now = filter.shared.clock.now();
+    condition.matches(&Scope::new(event, now)).unwrap_or_else(|why| {
+        events::condition_failed(metrics, &event.route, filter.name(), &why, now.mono);
+        true
+    })
+}
+
 /// One call, counted and timed; a fault of it may quarantine the filter.
 async fn call(filter: &Filter, event: &mut Event) -> Result<Decision, Fault> {
     let shared = &filter.shared;
     if let Some(quarantine) = &filter.quarantine {
-        let mut quarantine = quarantine.lock().unwrap_or_else(PoisonError::into_inner);
-        let allows = quarantine.allows(shared.clock.mono());
-        shared.metrics.quarantined.set(i64::from(!allows));
-        if !allows {
+        let asked = quarantine.lock().unwrap_or_else(PoisonError::into_inner).ask(shared.clock.mono());
+        if asked == Asked::OnTrial {
+            events::filter_quarantined(&shared.metrics, shared.name(), false);
+        }
+        if asked == Asked::No {
             let fault = shared.fault(Cause::Quarantined);
-            shared.metrics.failed(fault.kind());
+            failed(filter, event, &fault);
             return Err(fault);
         }
     }
@@ -87,18 +104,23 @@ async fn call(filter: &Filter, event: &mut Event) -> Result<Decision, Fault> {
         // The store went with the dropped future: that instance is never entered again.
         Err(_) => Err(shared.fault(Cause::Limit(Limit::Time(shared.settings.timeout)))),
     };
-    shared.metrics.duration.observe(shared.clock.mono().since(started).as_secs_f64());
+    shared.metrics.call(shared.clock.mono().since(started));
     if let Err(fault) = &result {
-        shared.metrics.failed(fault.kind());
-        if let Some(quarantine) = &filter.quarantine {
+        failed(filter, event, fault);
+        let quarantined = filter.quarantine.as_ref().is_some_and(|quarantine| {
             let mut quarantine = quarantine.lock().unwrap_or_else(PoisonError::into_inner);
-            if quarantine.fault(shared.clock.mono()) {
-                shared.metrics.quarantined.set(1);
-                tracing::error!(filter = shared.name(), "filter quarantined: it failed {} times, last: {fault}", quarantine.settings.faults);
-            }
+            quarantine.fault(shared.clock.mono())
+        });
+        if quarantined {
+            events::filter_quarantined(&shared.metrics, shared.name(), true);
         }
     }
     result
+}
+
+fn failed(filter: &Filter, event: &Event, fault: &Fault) {
+    let shared = &filter.shared;
+    events::filter_failed(&shared.metrics, shared.name(), &event.route, event.id, fault.kind(), fault, shared.clock.mono());
 }
 
 async fn run(filter: &Filter, event: &mut Event) -> Result<Decision, Fault> {
@@ -136,21 +158,30 @@ pub(super) struct Quarantine {
     until: Option<Mono>,
 }
 
+/// Whether a filter is to be called now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Yes,
+    /// The first call after it was left out.
+    OnTrial,
+    No,
+}
+
 impl Quarantine {
     pub(super) fn new(settings: QuarantineSettings) -> Self {
         Self { settings, faults: VecDeque::new(), until: None }
     }
 
-    fn allows(&mut self, now: Mono) -> bool {
+    fn ask(&mut self, now: Mono) -> Asked {
         match self.until {
-            Some(until) if now < until => false,
+            Some(until) if now < until => Asked::No,
             Some(_) => {
                 // On trial: one fault less than the limit stands against it from now on.
                 self.until = None;
                 self.faults = std::iter::repeat_n(now, self.settings.faults - 1).collect();
-                true
+                Asked::OnTrial
             }
-            None => true,
+            None => Asked::Yes,
         }
     }
 
@@ -183,7 +214,7 @@ mod tests {
         let mut quarantine = Quarantine::new(QuarantineSettings { faults, within: Duration::from_secs(within) });
         for &(second, call) in calls {
             let now = Mono(second * 1_000_000_000);
-            assert_eq!(quarantine.allows(now), call != 'x', "at {second} s");
+            assert_eq!(quarantine.ask(now) != Asked::No, call != 'x', "at {second} s");
             if call == 'f' {
                 quarantine.fault(now);
             }

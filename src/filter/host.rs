@@ -128,11 +128,15 @@ impl config::Host for Call {
 
 impl metrics::Host for Call {
     fn count(&mut self, name: String, by: u64) {
-        self.shared.metrics.count(&name, by);
+        if !self.shared.metrics.guest_count(&name, by) {
+            self.shared.metrics.error("metric");
+        }
     }
 
     fn observe(&mut self, name: String, value: f64) {
-        self.shared.metrics.observe(&name, value);
+        if !self.shared.metrics.guest_observe(&name, value) {
+            self.shared.metrics.error("metric");
+        }
     }
 }
 

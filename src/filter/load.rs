@@ -15,10 +15,12 @@ use super::{
     engine::{Engine, TICK},
     fault::{Cause, Fault, Limit},
     host::{Call, clean},
-    metrics::{FilterMetrics, Metrics},
     settings::{Allow, OnError, Settings},
 };
-use crate::clock::Clock;
+use crate::{
+    clock::Clock,
+    observe::metrics::{FilterMetrics, Metrics},
+};
 
 /// What a filter's own interface begins with; the gate offers version 0.1.
 const OWN: &str = "hooklatch:filter/";
@@ -136,17 +138,18 @@ impl std::fmt::Debug for Filter {
 impl Filter {
     /// Compiles and checks a filter: takes 0.1 s for one in Rust and up to 22 s for others, or milliseconds from the cache.
     /// For the start, a reload and `check`; never in a request's way.
-    pub(crate) fn load(engine: &Engine, settings: &Settings, clock: Clock, metrics: &Metrics) -> Result<Arc<Self>, Fault> {
+    pub(crate) fn load(engine: &Engine, settings: &Settings, clock: Clock, metrics: &Arc<Metrics>) -> Result<Arc<Self>, Fault> {
         let fault = |cause| Fault::new(&settings.name, cause);
         let component = engine.compile(settings)?;
         let imports = imports(engine, &component);
         let (pre, not_granted) = link(engine, settings, &component, &imports)?;
-        let shared = Arc::new(Shared { engine: engine.clone(), clock, metrics: metrics.of(&settings.name), settings: settings.clone() });
+        let shared = Arc::new(Shared { engine: engine.clone(), clock, metrics: metrics.filter(&settings.name), settings: settings.clone() });
         let about = About { imports, not_granted, ..describe(&shared, &pre)? };
         if settings.reuse > 1 && !about.stateless {
             return Err(fault(Cause::NotStateless));
         }
         check_config(settings, about.config_schema.as_deref())?;
+        shared.metrics.quarantined(false);
         let quarantine = settings.quarantine.map(|quarantine| Mutex::new(Quarantine::new(quarantine)));
         Ok(Arc::new(Self { shared, about, pre, idle: Mutex::default(), quarantine }))
     }

@@ -15,7 +15,6 @@ mod fault;
 mod host;
 mod kv;
 mod load;
-mod metrics;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -24,6 +23,5 @@ pub(crate) use chain::{Applied, Verdict, apply};
 pub(crate) use engine::Engine;
 pub(crate) use fault::Fault;
 pub(crate) use kv::{Kv, KvError, Operation, Reply};
-pub(crate) use load::{About, Filter};
-pub(crate) use metrics::Metrics;
+pub(crate) use load::Filter;
 pub(crate) use settings::{Settings, read};

@@ -5,7 +5,7 @@ use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 use data_encoding::HEXLOWER_PERMISSIVE;
 use sha2::{Digest, Sha256};
 
-use crate::{secret::Secret, section::Section};
+use crate::{condition::Condition, secret::Secret, section::Section};
 
 /// Largest `memory` that a filter may be given, in bytes: the size of a slot of the pool.
 pub(super) const MEMORY_MAX: u64 = 512 << 20;
@@ -26,6 +26,8 @@ pub(crate) struct Settings {
     pub(super) memory: u64,
     /// Events for one instance. Default 1; more only for filters that call themselves stateless.
     pub(super) reuse: u32,
+    /// The events it is called for; all of them unless given.
+    pub(super) when: Option<Arc<Condition>>,
     pub(super) on_error: OnError,
     pub(super) quarantine: Option<QuarantineSettings>,
     pub(super) allow: Arc<Allow>,
@@ -69,7 +71,6 @@ impl Settings {
     }
 }
 
-const KEYS_NOT_BUILT: &[(&str, &str)] = &[("when", "conditions of filters come with the filter platform")];
 const CPU: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(10);
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
 const MEMORY: RangeInclusive<u64> = 1 << 20..=MEMORY_MAX;
@@ -96,6 +97,13 @@ pub(crate) fn read(name: &str, section: Section<'_>) -> Option<Settings> {
         section.problem("memory", format!("`memory` is {memory} bytes"), "give a filter 1MiB to 512MiB");
     }
     let reuse = u32::try_from(section.u64_or("reuse", 1, 1..=1_000_000)).unwrap_or(1);
+    let when = section.opt_string("when").and_then(|text| match Condition::compile(&text) {
+        Ok(condition) => Some(Arc::new(condition)),
+        Err(why) => {
+            section.problem("when", why, "");
+            None
+        }
+    });
     let on_error = section.choice("on_error", &[("reject", OnError::Reject), ("skip", OnError::Skip)]).unwrap_or(OnError::Reject);
     let quarantine = section.opt_section("quarantine").map(|section| {
         let faults = usize::try_from(section.u64_or("faults", 20, 1..=1000)).unwrap_or(20);
@@ -104,9 +112,6 @@ pub(crate) fn read(name: &str, section: Section<'_>) -> Option<Settings> {
         QuarantineSettings { faults, within }
     });
     let allow = section.opt_section("allow").map(allow).unwrap_or_default();
-    for (key, what) in KEYS_NOT_BUILT {
-        section.not_built(key, what);
-    }
     section.finish();
     let (component, digest, config) = (component?, digest?, config?);
     Some(Settings {
@@ -118,6 +123,7 @@ pub(crate) fn read(name: &str, section: Section<'_>) -> Option<Settings> {
         timeout,
         memory,
         reuse,
+        when,
         on_error,
         quarantine,
         allow: Arc::new(allow),
@@ -201,6 +207,7 @@ cpu = "5ms"
 timeout = "2s"
 memory = "64MiB"
 reuse = 100
+when = "event.type == 'push'"
 on_error = "skip"
 quarantine = {{ faults = 3, within = "10s" }}
 allow = {{ kv = true, random = true, secrets = ["env:KEY", {{ from = "env:KEY", label = "k2" }}] }}"#
@@ -210,7 +217,7 @@ allow = {{ kv = true, random = true, secrets = ["env:KEY", {{ from = "env:KEY", 
         assert_eq!((settings.memory, settings.reuse, settings.on_error), (64 << 20, 100, OnError::Skip));
         assert_eq!(settings.quarantine, Some(QuarantineSettings { faults: 3, within: Duration::from_secs(10) }));
         let names: Vec<&str> = settings.allow.secrets.iter().map(|(name, _)| name.as_str()).collect();
-        assert!(settings.allow.kv && settings.allow.random);
+        assert!(settings.allow.kv && settings.allow.random && settings.when.is_some());
         assert_eq!(names, ["env:KEY", "k2"]);
         assert!(!format!("{settings:?}").contains("config"));
     }
@@ -229,6 +236,7 @@ allow = {{ kv = true, random = true, secrets = ["env:KEY", {{ from = "env:KEY", 
         check("component = \"f.wasm\"\nsha256 = \"abc\"", &[&format!("sha256: `sha256` is not 64 hexadecimal digits (the component's is {DIGEST})")]);
         check("component = \"f.wasm\"\ncpu = \"11s\"", &["cpu: `cpu` is 11s (a span of 1ms to 10s is wanted)"]);
         check("component = \"f.wasm\"\nmemory = \"1GiB\"", &["memory: `memory` is 1073741824 bytes (give a filter 1MiB to 512MiB)"]);
+        check("component = \"f.wasm\"\nwhen = \"1 +\"", &["when: the condition cannot be read at column 4: mismatched input '<EOF>'"]);
         check("component = \"f.wasm\"\nconfig = 1", &["config: `config` is a whole number, not a table"]);
         check(
             "component = \"f.wasm\"\nallow = { hosts = [\"https://x\"] }",

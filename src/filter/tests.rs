@@ -11,17 +11,17 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
 use http::{HeaderMap, HeaderValue, Method};
-use prometheus_client::registry::Registry;
 use uuid::Uuid;
 
 use super::{
-    Applied, Engine, Fault, Filter, Kv, KvError, Metrics, Operation, Reply, Verdict, apply,
+    Applied, Engine, Fault, Filter, Kv, KvError, Operation, Reply, Settings, Verdict, apply,
     fault::{Cause, Limit},
-    settings::{Settings, read},
+    read,
 };
 use crate::{
     clock::{Clock, Now},
     event::{Chunks, Client, Event, EventId, Verification},
+    observe::metrics::{Metrics, RouteMetrics},
     problem::Source,
     reject::{Extra, Reason, Reject},
     section::{Inputs, Reader},
@@ -34,6 +34,12 @@ const ROUTE_BY_EVENT: &[u8] = include_bytes!("../../filters/route-by-event/route
 /// One engine for all tests, as in the program, with a cache that outlives them.
 static ENGINE: LazyLock<Engine> =
     LazyLock::new(|| Engine::new(Some(std::env::temp_dir().join("hooklatch-tests-cwasm"))).expect("the engine starts on any Linux"));
+
+static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(|| Metrics::new("test"));
+
+fn route() -> RouteMetrics {
+    METRICS.route::<&str>("r", "github", &[])
+}
 
 fn settings_of(name: &str, policy: &str, files: &[(&str, &[u8])]) -> Settings {
     let inputs = Inputs::memory(&[("KEY", "geheim")], files);
@@ -49,7 +55,7 @@ fn settings(name: &str, policy: &str) -> Settings {
 }
 
 fn load(engine: &Engine, settings: &Settings) -> Result<Arc<Filter>, Fault> {
-    Filter::load(engine, settings, Clock::hand(1_700_000_000_000), &Metrics::default())
+    Filter::load(engine, settings, Clock::hand(1_700_000_000_000), &METRICS)
 }
 
 /// A filter named after its policy, so that no two tests share a kv namespace.
@@ -97,7 +103,7 @@ fn event(body: &str) -> Event {
 }
 
 async fn run(filter: &Arc<Filter>, body: &str) -> Result<Applied, Reject> {
-    apply(std::slice::from_ref(filter), event(body)).await
+    apply(std::slice::from_ref(filter), event(body), &route()).await
 }
 
 async fn passed(filter: &Arc<Filter>, body: &str) -> Event {
@@ -170,7 +176,7 @@ async fn a_body_in_pieces_is_joined_only_for_a_filter_that_wants_it() {
     pieces.push("length".into());
     for (need, length, count) in [("full", "11", 1), ("none", "0", 2)] {
         let filter = filter(&format!("component = \"hostile.wasm\"\nconfig = {{ do = \"body-length\", body = \"{need}\" }}"));
-        let applied = apply(&[filter], Event { body: pieces.clone(), ..event("") }).await.expect("it passes");
+        let applied = apply(&[filter], Event { body: pieces.clone(), ..event("") }, &route()).await.expect("it passes");
         assert_eq!((note(&applied.event, ".length").as_str(), applied.event.body.pieces().count()), (length, count), "{need}");
     }
 }
@@ -179,20 +185,20 @@ async fn a_body_in_pieces_is_joined_only_for_a_filter_that_wants_it() {
 async fn filters_run_in_order_and_the_first_end_counts() {
     let say = |what: &str| filter(&format!("component = \"hostile.wasm\"\nconfig = {{ do = \"{what}\" }}"));
     let chain = [say("append:1"), say("append:2"), say("body-length")];
-    let applied = apply(&chain, event("x")).await.expect("it passes");
+    let applied = apply(&chain, event("x"), &route()).await.expect("it passes");
     assert_eq!((applied.event.body.to_bytes(), note(&applied.event, ".length")), (Bytes::from("x12"), "3".into()));
 
-    let applied = apply(&[say("append:1"), say("drop"), say("trap")], event("x")).await.expect("a drop is no refusal");
+    let applied = apply(&[say("append:1"), say("drop"), say("trap")], event("x"), &route()).await.expect("a drop is no refusal");
     assert!(matches!(applied.verdict, Verdict::Drop { reason: Some(reason), .. } if reason == "not wanted"));
 
-    let applied = apply(&[say("respond:201"), say("trap")], event("x")).await.expect("an answer is no refusal");
+    let applied = apply(&[say("respond:201"), say("trap")], event("x"), &route()).await.expect("an answer is no refusal");
     let Verdict::Respond { answer, .. } = applied.verdict else { panic!("{:?}", applied.verdict) };
     assert_eq!((answer.status.as_u16(), answer.body, answer.headers.len()), (201, Bytes::from("hello"), 1));
 
-    let reject = apply(&[say("reject:422"), say("trap")], event("x")).await.expect_err("it is refused");
+    let reject = apply(&[say("reject:422"), say("trap")], event("x"), &route()).await.expect_err("it is refused");
     assert_eq!((reject.reason, reject.extra), (Reason::FilterRejected, Extra::Filter { status: 422, reason: "no".into() }));
 
-    let applied = apply(&[], event("x")).await.expect("no filter, no end");
+    let applied = apply(&[], event("x"), &route()).await.expect("no filter, no end");
     assert_eq!(applied.verdict, Verdict::Pass);
 }
 
@@ -400,23 +406,34 @@ async fn a_flood_of_log_lines_is_cut() {
 
 #[tokio::test]
 async fn metrics_are_counted_within_bounds() {
-    let (metrics, mut registry) = (Metrics::default(), Registry::with_prefix("hooklatch"));
-    metrics.register(&mut registry);
+    let metrics = Metrics::new("test");
     let policy = "component = \"hostile.wasm\"\nconfig = { do = \"by-body\" }\nquarantine = { faults = 1, within = \"1m\" }";
     let filter = Filter::load(&ENGINE, &settings("f", policy), Clock::hand(0), &metrics).expect("the filter loads");
     passed(&filter, "metrics:100").await;
     failed(&filter, "trap").await;
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry).expect("a string takes everything");
-    assert_eq!(text.matches("hooklatch_filter_count_total{").count(), 32, "{text}");
+    let text = metrics.encode();
+    assert_eq!(text.matches("hooklatch_filter_guest_total{").count(), 64, "{text}");
     for line in [
-        "hooklatch_filter_count_total{filter=\"f\",name=\"name_0\"} 1",
-        "hooklatch_filter_errors_total{filter=\"f\",kind=\"metric\"} 71",
+        "hooklatch_filter_guest_total{filter=\"f\",name=\"name_0\"} 1",
+        "hooklatch_filter_errors_total{filter=\"f\",kind=\"metric\"} 38",
         "hooklatch_filter_errors_total{filter=\"f\",kind=\"trap\"} 1",
         "hooklatch_filter_quarantined{filter=\"f\"} 1",
         "hooklatch_filter_duration_seconds_count{filter=\"f\"} 2",
     ] {
         assert!(text.contains(line), "{line} in {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_filter_is_called_only_when_its_condition_holds() {
+    for (when, length) in [
+        ("event.type == 'push'", "1"),
+        ("event.type != 'push'", ""),
+        ("body.a == 1", ""),
+        ("1 / size(event.type) > 'a'", "1"), // cannot be evaluated: called
+    ] {
+        let filter = filter(&format!("component = \"hostile.wasm\"\nconfig = {{ do = \"body-length\" }}\nwhen = \"{when}\""));
+        assert_eq!(note(&passed(&filter, "x").await, ".length"), length, "{when}");
     }
 }
 
@@ -427,7 +444,7 @@ async fn a_failing_filter_is_passed_over_or_left_out() {
 
     let clock = Clock::hand(0);
     let policy = "component = \"hostile.wasm\"\nconfig = { do = \"by-body\" }\nquarantine = { faults = 2, within = \"1m\" }";
-    let filter = Filter::load(&ENGINE, &settings("f", policy), clock.clone(), &Metrics::default()).expect("the filter loads");
+    let filter = Filter::load(&ENGINE, &settings("f", policy), clock.clone(), &METRICS).expect("the filter loads");
     failed(&filter, "trap").await;
     passed(&filter, "pass").await;
     failed(&filter, "trap").await;
@@ -558,15 +575,15 @@ allow = { secrets = ["env:KEY"] }"#,
 
 #[tokio::test]
 async fn route_by_event_chooses() {
-    let route = filter(
+    let chooser = filter(
         "component = \"route-by-event.wasm\"\nconfig = { table = { push = \"ci\", \"pull_*\" = [\"ci\", \"review\"], ping = [] }, default = \"bus\" }\nreuse = 10",
     );
     for (kind, chosen) in [(Some("push"), &["ci"][..]), (Some("pull_request"), &["ci", "review"]), (Some("other"), &["bus"]), (None, &["bus"])] {
-        let applied = apply(std::slice::from_ref(&route), Event { event_type: kind.map(Into::into), ..event("{}") }).await.expect("it passes");
+        let applied = apply(std::slice::from_ref(&chooser), Event { event_type: kind.map(Into::into), ..event("{}") }, &route()).await.expect("it passes");
         let chosen: Vec<String> = chosen.iter().map(|&name| name.into()).collect();
         assert_eq!(applied.event.chosen, Some(chosen), "{kind:?}");
     }
-    let applied = apply(&[route], Event { event_type: Some("ping".into()), ..event("{}") }).await.expect("a drop is no refusal");
+    let applied = apply(&[chooser], Event { event_type: Some("ping".into()), ..event("{}") }, &route()).await.expect("a drop is no refusal");
     assert!(matches!(applied.verdict, Verdict::Drop { reason: Some(reason), .. } if reason == "the table sends events of type ping nowhere"));
 }
 

@@ -268,7 +268,13 @@ mod tests {
         check("allow_ips = [\"provider:gihub\"]", &["allow_ips[0]: there is no provider `gihub` (did you mean \"provider:github\"?)"]);
         check("allow_ips = [\"provider:square\"]", &["allow_ips[0]: the provider `square` publishes no addresses (remove it, or name the addresses you know)"]);
         check("allow_ips = [\"set:office\"]", &["allow_ips[0]: there is no address set `office` (add it: [ip_sets] office = [\"192.0.2.0/24\"])"]);
-        check("allow_ips = [\"set:ofice\"]\nip_sets = { office = [\"10.0.0.1\"] }", &["allow_ips[0]: there is no address set `ofice` (did you mean \"set:office\"?)"]);
-        check("ip_sets = { office = [] }", &["ip_sets.office: the address set `office` is empty (an empty set lets nobody in: name its addresses or remove it)"]);
+        check(
+            "allow_ips = [\"set:ofice\"]\nip_sets = { office = [\"10.0.0.1\"] }",
+            &["allow_ips[0]: there is no address set `ofice` (did you mean \"set:office\"?)"],
+        );
+        check(
+            "ip_sets = { office = [] }",
+            &["ip_sets.office: the address set `office` is empty (an empty set lets nobody in: name its addresses or remove it)"],
+        );
     }
 }
