@@ -13,7 +13,7 @@ mod convert;
 mod engine;
 mod fault;
 mod host;
-mod kv;
+pub(crate) mod kv;
 mod load;
 mod settings;
 #[cfg(test)]
@@ -22,6 +22,5 @@ mod tests;
 pub(crate) use chain::{Applied, Verdict, apply};
 pub(crate) use engine::Engine;
 pub(crate) use fault::Fault;
-pub(crate) use kv::{Kv, KvError, Operation, Reply};
 pub(crate) use load::Filter;
 pub(crate) use settings::{Settings, read};

@@ -14,8 +14,9 @@ use http::{HeaderMap, HeaderValue, Method};
 use uuid::Uuid;
 
 use super::{
-    Applied, Engine, Fault, Filter, Kv, KvError, Operation, Reply, Settings, Verdict, apply,
+    Applied, Engine, Fault, Filter, Settings, Verdict, apply,
     fault::{Cause, Limit},
+    kv::{Kv, KvError, Operation, Reply},
     read,
 };
 use crate::{
