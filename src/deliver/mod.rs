@@ -1,1 +1,2 @@
 //! An event to its receivers.
+pub(crate) mod inspector;

@@ -20,6 +20,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use serde::Serialize;
+
 use crate::{clock::Clock, outcome::Ending, reject::Reason};
 
 /// Seconds; from a local receiver's answer to the slowest a provider waits for.
@@ -469,6 +471,19 @@ impl Metrics {
         lock(&self.on_scrape).push(Box::new(fill));
     }
 
+    /// What was counted since the start, in the shape of the admin page.
+    pub(crate) fn overview(&self) -> Overview {
+        let routes: Vec<Arc<Route>> = lock(&self.routes).values().filter_map(Weak::upgrade).collect();
+        let routes = routes.iter().map(|route| RouteOverview {
+            route: route.name.to_string(),
+            requests: Outcome::ALL.iter().map(|outcome| (outcome.code(), route.requests[outcome.index()].get())).filter(|(_, n)| *n > 0).collect(),
+        });
+        let label = |labels: &Labels, wanted| labels.iter().find(|(key, _)| *key == wanted).map(|(_, value)| value.to_string()).unwrap_or_default();
+        let used = self.families.secret_last_used.live().into_iter();
+        let used = used.map(|(labels, at)| SecretOverview { route: label(&labels, "route"), secret: label(&labels, "secret"), last_used_s: at.get() });
+        Overview { connections: self.connections.get(), routes: routes.collect(), secrets: used.collect() }
+    }
+
     /// All metrics as OpenMetrics 1.0 text.
     pub(crate) fn encode(&self) -> String {
         lock(&self.on_scrape).iter().for_each(|fill| fill(self));
@@ -499,6 +514,29 @@ impl Metrics {
         }
         out
     }
+}
+
+/// What the admin page shows of the metrics.
+#[derive(Debug, Serialize)]
+pub(crate) struct Overview {
+    connections: i64,
+    routes: Vec<RouteOverview>,
+    secrets: Vec<SecretOverview>,
+}
+
+#[derive(Debug, Serialize)]
+struct RouteOverview {
+    route: String,
+    /// By outcome; those that never happened are left out.
+    requests: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct SecretOverview {
+    route: String,
+    secret: String,
+    /// Unix time in seconds.
+    last_used_s: i64,
 }
 
 // -- a route --
