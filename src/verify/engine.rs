@@ -238,6 +238,15 @@ impl Engine {
         Ok(Matched { label: self.keys[at].label.clone(), timestamp_ms, content })
     }
 
+    /// The signature that the key `at` gives a request, by the first template: for sending.
+    pub(super) fn compute(&self, facts: &Facts<'_>, chunks: &Chunks, body: Option<Body<'_>>, at: usize) -> Result<Tag, Reject> {
+        let (template, key) = (&self.recipe.signed[0], &self.keys[at]);
+        let digest = template.needs_body_digest().then(|| digests(chunks));
+        let mut mac = key.start.clone();
+        template.all(&Render { digest, ..self.render(facts, body, key) }, &mut |bytes| mac.update(bytes))?;
+        Ok(mac.finish())
+    }
+
     fn tail(&self, template: &Template, mut mac: Mac, at: usize, facts: &Facts<'_>) -> Result<Tag, Reject> {
         template.tail(&self.render(facts, None, &self.keys[at]), &mut |bytes| mac.update(bytes))?;
         Ok(mac.finish())
