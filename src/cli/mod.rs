@@ -52,7 +52,7 @@ enum Command {
     /// List the provider presets, or show one in full
     Providers(providers::ProvidersArgs),
     /// Sign a payload as a provider does and send it
-    Send(send::SendArgs),
+    Send(Box<send::SendArgs>),
     /// Judge a captured request or case files offline
     Verify(verify::VerifyArgs),
 }
@@ -66,8 +66,8 @@ pub(crate) fn main() -> ExitCode {
         None => run::run(&cli.policy, &run::RunArgs::default()),
         Some(Command::Run(args)) => run::run(&cli.policy, &args),
         Some(Command::Check(args)) => check::run(&cli.policy, &args),
-        Some(Command::Providers(args)) => providers::run(&args),
-        Some(Command::Send(args)) => send::run(&args),
+        Some(Command::Providers(args)) => providers::run(&cli.policy, &args),
+        Some(Command::Send(args)) => send::run(&cli.policy, &args),
         Some(Command::Verify(args)) => verify::run(&cli.policy, &args),
     }
 }

@@ -100,8 +100,11 @@ impl Case {
     }
 
     pub(crate) fn plan(&self, catalogue: &Catalogue) -> Result<Plan, Unjudged> {
-        let definition = catalogue.definition(&self.provider).ok_or_else(|| Unjudged(format!("there is no provider `{}`; {}", self.provider, catalogue.hint(&self.provider))))?;
-        let secrets: Vec<Secret> = self.secrets.iter().enumerate().map(|(i, text)| Secret::new(format!("#{}", i + 1), text.clone().into_bytes(), None)).collect();
+        let definition = catalogue
+            .definition(&self.provider)
+            .ok_or_else(|| Unjudged(format!("there is no provider `{}`; {}", self.provider, catalogue.hint(&self.provider))))?;
+        let secrets: Vec<Secret> =
+            self.secrets.iter().enumerate().map(|(i, text)| Secret::new(format!("#{}", i + 1), text.clone().into_bytes(), None)).collect();
         let params = definition.params.iter().filter_map(|name| Some((name.clone(), self.params.get(name)?.as_str()?.to_owned()))).collect();
         Plan::new(definition, &secrets, &params, None, None).map_err(Unjudged)
     }

@@ -71,7 +71,11 @@ fn texts() -> BTreeMap<&'static str, &'static str> {
     let ends = starts.iter().skip(1).map(|(at, _)| *at).chain([SHIPPED.len()]);
     let tables = starts.iter().zip(ends).map(|((from, name), to)| (*name, &SHIPPED[*from..to]));
     // The comment before a table belongs to the next one.
-    tables.map(|(name, text)| (name, text.rsplit_once("\n\n").filter(|(_, tail)| tail.lines().all(|l| l.starts_with('#'))).map_or(text, |(head, _)| head).trim_end())).collect()
+    tables
+        .map(|(name, text)| {
+            (name, text.rsplit_once("\n\n").filter(|(_, tail)| tail.lines().all(|l| l.starts_with('#'))).map_or(text, |(head, _)| head).trim_end())
+        })
+        .collect()
 }
 
 impl Catalogue {

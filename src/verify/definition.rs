@@ -6,11 +6,14 @@ use http::Method as HttpMethod;
 use ipnet::IpNet;
 
 use super::{
-    Facts, basic, engine::Recipe, hash, hmac,
+    Facts, basic,
+    engine::Recipe,
+    hash, hmac,
     place::{Place, Pointers, content_type},
     standard_webhooks, token,
 };
 use crate::{
+    event::Verification,
     section::{Item, Section},
     validate::json::Pointer,
 };
@@ -21,6 +24,13 @@ pub(crate) struct Scheme {
     pub(crate) about: &'static str,
     /// `None`: known, but not built yet.
     pub(super) read: Option<fn(&Section<'_>, &Context<'_>) -> Option<Method>>,
+}
+
+impl Scheme {
+    /// Whether this release can verify by it.
+    pub(crate) fn built(&self) -> bool {
+        self.read.is_some()
+    }
 }
 
 const fn later(name: &'static str, about: &'static str) -> Scheme {
@@ -48,7 +58,7 @@ pub(crate) static SCHEMES: &[&Scheme] = &[
 /// What one way of verifying does, without its secrets.
 #[derive(Clone, Debug)]
 pub(super) enum Method {
-    Signature(Recipe),
+    Signature(Box<Recipe>),
     Token(token::Token),
     Basic,
 }
@@ -228,6 +238,25 @@ impl Definition {
         Some(Self { name: name.into(), title, variants: variants?, params, traits })
     }
 
+    /// The most that its weakest form proves.
+    pub(crate) fn verification(&self) -> Verification {
+        let each = self.variants.iter().map(|variant| match &variant.method {
+            Method::Signature(recipe) => recipe.verification(),
+            Method::Token(_) | Method::Basic => Verification::Sender,
+        });
+        each.min().unwrap_or_default()
+    }
+
+    /// The word of its `replay_key`.
+    pub(crate) fn replay_key(&self) -> &'static str {
+        match self.variants.first().map(|variant| &variant.identity.replay) {
+            Some(ReplayRule::Id) => "id",
+            Some(ReplayRule::Content) => "content",
+            Some(ReplayRule::ContentAndType(_)) => "content+type",
+            Some(ReplayRule::None) | None => "none",
+        }
+    }
+
     /// The schemes of its forms, each once.
     pub(crate) fn schemes(&self) -> Vec<&'static str> {
         let mut all: Vec<&'static str> = self.variants.iter().map(|variant| variant.scheme).collect();
@@ -275,10 +304,20 @@ impl Variant {
         });
         if stated == Some(true) && !id_signed {
             let item = own("delivery_id")?;
-            item.problem("this id is said to be signed, but the signature does not cover it", "remove `signed = true`, or sign the id: an unsigned id must not key the replay record");
+            item.problem(
+                "this id is said to be signed, but the signature does not cover it",
+                "remove `signed = true`, or sign the id: an unsigned id must not key the replay record",
+            );
         }
         let replay = Self::replay(own("replay_key"), &own, &method, id_signed);
-        Some(Self { name, when: when.unwrap_or_default(), scheme: scheme.name, method, pointers: pointers.into_vec(), identity: Identity { id, id_signed, types, replay: replay? } })
+        Some(Self {
+            name,
+            when: when.unwrap_or_default(),
+            scheme: scheme.name,
+            method,
+            pointers: pointers.into_vec(),
+            identity: Identity { id, id_signed, types, replay: replay? },
+        })
     }
 
     fn scheme(section: &Section<'_>) -> Option<&'static Scheme> {
@@ -286,7 +325,8 @@ impl Variant {
         let found = SCHEMES.iter().find(|scheme| scheme.name == name).copied();
         if found.is_none() {
             let known: Vec<&str> = SCHEMES.iter().map(|scheme| scheme.name).collect();
-            let help = crate::section::nearest(&name, &known).map_or_else(|| format!("known are {}", known.join(", ")), |near| format!("did you mean \"{near}\"?"));
+            let help =
+                crate::section::nearest(&name, &known).map_or_else(|| format!("known are {}", known.join(", ")), |near| format!("did you mean \"{near}\"?"));
             section.problem("scheme", format!("there is no scheme `{name}`"), help);
         }
         found
@@ -324,7 +364,10 @@ impl Variant {
         match word {
             Word::None => Some(ReplayRule::None),
             _ if !signs => {
-                item.problem("this scheme signs nothing that a replay record could be keyed on", "say `replay_key = \"none\"`; a route can drop accidental doubles with `replay = { dedupe = … }`");
+                item.problem(
+                    "this scheme signs nothing that a replay record could be keyed on",
+                    "say `replay_key = \"none\"`; a route can drop accidental doubles with `replay = { dedupe = … }`",
+                );
                 None
             }
             Word::Id if !id_signed => {
@@ -348,7 +391,8 @@ impl Traits {
     fn read(section: &Section<'_>) -> Self {
         let acknowledge = section.opt_section("acknowledge").map(|table| {
             let status = table.u64_or("status", 200, 200..=299);
-            let acknowledge = Acknowledge { status: u16::try_from(status).unwrap_or(200), body: table.string_or("body", ""), content_type: table.opt_string("content_type") };
+            let acknowledge =
+                Acknowledge { status: u16::try_from(status).unwrap_or(200), body: table.string_or("body", ""), content_type: table.opt_string("content_type") };
             table.finish();
             acknowledge
         });

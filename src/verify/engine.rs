@@ -94,6 +94,7 @@ enum Given {
     Later,
 }
 
+#[expect(clippy::large_enum_variant, reason = "the usual case must not allocate")]
 enum Macs {
     One(Mac, usize),
     Many(Vec<(Mac, usize)>),
@@ -122,14 +123,17 @@ impl Engine {
             let place = if recipe.signatures.len() > 1 { Some(recipe.place_of(secret, at)?) } else { None };
             keys.push(Key { label: secret.label().clone(), not_after: secret.not_after(), start, bytes: keep.then_some(bytes), place });
         }
-        let in_head = recipe.signatures.iter().all(|s| s.place.in_head()) && recipe.timestamp.as_ref().is_none_or(|t| t.place.in_head() || !recipe.signed.iter().any(Template::has_timestamp));
+        let in_head = recipe.signatures.iter().all(|s| s.place.in_head())
+            && recipe.timestamp.as_ref().is_none_or(|t| t.place.in_head() || !recipe.signed.iter().any(Template::has_timestamp));
         let streams = in_head && recipe.signed.iter().all(Template::streams);
         Ok(Self { recipe, keys, streams })
     }
 
     /// Whether values of the body are needed before anything is known of it.
     pub(super) fn needs_fields(&self) -> bool {
-        !self.streams || self.recipe.timestamp.as_ref().is_some_and(|t| !t.place.in_head()) || self.recipe.require.iter().any(|required| !required.place.in_head())
+        !self.streams
+            || self.recipe.timestamp.as_ref().is_some_and(|t| !t.place.in_head())
+            || self.recipe.require.iter().any(|required| !required.place.in_head())
     }
 
     pub(super) fn verification(&self) -> Verification {
@@ -176,7 +180,15 @@ impl Engine {
     }
 
     /// Judges the whole request. `body` is there where [`Engine::needs_fields`] says so.
-    pub(super) fn finish(&self, running: Running, facts: &Facts<'_>, chunks: &Chunks, body: Option<Body<'_>>, now_ms: i64, want_content: bool) -> Result<Matched, Reject> {
+    pub(super) fn finish(
+        &self,
+        running: Running,
+        facts: &Facts<'_>,
+        chunks: &Chunks,
+        body: Option<Body<'_>>,
+        now_ms: i64,
+        want_content: bool,
+    ) -> Result<Matched, Reject> {
         let recipe = &self.recipe;
         let given = match running.given {
             Given::Later => recipe.given(facts, body)?,
@@ -293,7 +305,11 @@ impl Recipe {
 
     /// Whether one request may carry several signatures.
     fn several(&self) -> bool {
-        self.signatures.len() > 1 || self.signatures.iter().any(|s| matches!(s.place.pick, Pick::Pairs { .. } | Pick::List { .. }) || matches!(s.place.at, super::place::At::Numbered(_)))
+        self.signatures.len() > 1
+            || self
+                .signatures
+                .iter()
+                .any(|s| matches!(s.place.pick, Pick::Pairs { .. } | Pick::List { .. }) || matches!(s.place.at, super::place::At::Numbered(_)))
     }
 
     pub(super) fn verification(&self) -> Verification {
@@ -329,15 +345,22 @@ impl Recipe {
     }
 
     fn time(&self, timestamp: &Timestamp, facts: &Facts<'_>, body: Option<Body<'_>>, now_ms: i64) -> Result<i64, Reject> {
-        let text = timestamp.place.value(facts, body)?.ok_or_else(|| Reject::new(Reason::TimestampMissing, format!("{} is missing or empty", timestamp.place)))?;
+        let text =
+            timestamp.place.value(facts, body)?.ok_or_else(|| Reject::new(Reason::TimestampMissing, format!("{} is missing or empty", timestamp.place)))?;
         timestamp.judge(&text, now_ms)
     }
 }
 
 impl BodyDigest {
     fn check(&self, facts: &Facts<'_>, chunks: &Chunks, body: Option<Body<'_>>) -> Result<(), Reject> {
-        let text = self.place.value(facts, body)?.ok_or_else(|| Reject::new(Reason::SignatureMissing, format!("{}, the body's digest, is missing or empty", self.place)))?;
-        let given = self.encoding.decode_tag(&text, self.algorithm.len()).ok_or_else(|| Reject::new(Reason::SignatureMalformed, format!("{}, the body's digest, cannot be read", self.place)))?;
+        let text = self
+            .place
+            .value(facts, body)?
+            .ok_or_else(|| Reject::new(Reason::SignatureMissing, format!("{}, the body's digest, is missing or empty", self.place)))?;
+        let given = self
+            .encoding
+            .decode_tag(&text, self.algorithm.len())
+            .ok_or_else(|| Reject::new(Reason::SignatureMalformed, format!("{}, the body's digest, cannot be read", self.place)))?;
         let mut digest = Mac::digest(self.algorithm);
         chunks.pieces().for_each(|piece| digest.update(piece));
         if digest.finish().matches(&given).into() {

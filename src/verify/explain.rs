@@ -38,6 +38,9 @@ pub(crate) struct Question<'a> {
     pub(crate) now_ms: i64,
 }
 
+/// One way a secret may have been changed.
+type Change<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
+
 /// Judges a request and explains the verdict; the error is for who asked wrongly.
 pub(crate) fn explain(question: &Question<'_>) -> Result<Explanation, String> {
     let plan = Plan::new(question.definition, question.secrets, question.params, None, None)?;
@@ -119,7 +122,12 @@ impl Question<'_> {
     }
 
     fn missing(&self, found: &mut dyn FnMut(String)) {
-        let near = self.request.headers.keys().map(http::HeaderName::as_str).filter(|name| ["signature", "hmac", "token", "authorization"].iter().any(|word| name.contains(word)));
+        let near = self
+            .request
+            .headers
+            .keys()
+            .map(http::HeaderName::as_str)
+            .filter(|name| ["signature", "hmac", "token", "authorization"].iter().any(|word| name.contains(word)));
         let near: Vec<&str> = near.collect();
         match near.as_slice() {
             [] => found("the request has no header that looks like a signature: does the sender have a secret configured, and does every proxy before this one pass the header on?".to_owned()),
@@ -128,16 +136,29 @@ impl Question<'_> {
     }
 
     fn secrets(&self, found: &mut dyn FnMut(String)) {
-        let change = |how: &dyn Fn(&[u8]) -> Vec<u8>| -> Option<Vec<Secret>> {
-            let changed: Vec<(bool, Secret)> =
-                self.secrets.iter().map(|secret| (how(secret.expose()), secret)).map(|(bytes, secret)| (bytes != secret.expose(), Secret::new(secret.label().clone(), bytes, secret.not_after()))).collect();
+        let change = |how: Change<'_>| -> Option<Vec<Secret>> {
+            let changed: Vec<(bool, Secret)> = self
+                .secrets
+                .iter()
+                .map(|secret| (how(secret.expose()), secret))
+                .map(|(bytes, secret)| (bytes != secret.expose(), Secret::new(secret.label().clone(), bytes, secret.not_after())))
+                .collect();
             let any = changed.iter().any(|(changed, secret)| *changed && !secret.expose().is_empty());
             any.then(|| changed.into_iter().map(|(_, secret)| secret).collect())
         };
-        let tries: [(&dyn Fn(&[u8]) -> Vec<u8>, &str); 6] = [
+        let tries: [(Change<'_>, &str); 6] = [
             (&|s| s.trim_ascii().to_vec(), "the secret has blanks or a line end around it that do not belong to it"),
             (&|s| [s, b"\n"].concat(), "the sender's secret has a line end that yours has not"),
-            (&|s| s.strip_prefix(b"\"").and_then(|s| s.strip_suffix(b"\"")).or_else(|| s.strip_prefix(b"'").and_then(|s| s.strip_suffix(b"'"))).unwrap_or(s).to_vec(), "the secret has quotes around it that do not belong to it"),
+            (
+                &|s| {
+                    s.strip_prefix(b"\"")
+                        .and_then(|s| s.strip_suffix(b"\""))
+                        .or_else(|| s.strip_prefix(b"'").and_then(|s| s.strip_suffix(b"'")))
+                        .unwrap_or(s)
+                        .to_vec()
+                },
+                "the secret has quotes around it that do not belong to it",
+            ),
             (&|s| s.strip_prefix(b"whsec_").unwrap_or(s).to_vec(), "the sender's key is the secret without its `whsec_`"),
             (&|s| if s.starts_with(b"whsec_") { s.to_vec() } else { [b"whsec_", s].concat() }, "the sender's key is the secret with `whsec_` before it"),
             (&|s| s.to_ascii_lowercase(), "the secret is in the wrong letter case"),
@@ -153,7 +174,10 @@ impl Question<'_> {
             (KeyForm { encoding: KeyEncoding::Utf8, ..KeyForm::default() }, "the sender uses the secret as text; this provider's are decoded first"),
             (KeyForm { encoding: KeyEncoding::Hex, ..KeyForm::default() }, "the sender decodes the secret from hex first"),
             (KeyForm { encoding: KeyEncoding::Base64, ..KeyForm::default() }, "the sender decodes the secret from base64 first"),
-            (KeyForm { encoding: KeyEncoding::Base64, strip_prefix: "whsec_".to_owned(), nfkd: false }, "the sender decodes what follows `whsec_` in the secret from base64 first"),
+            (
+                KeyForm { encoding: KeyEncoding::Base64, strip_prefix: "whsec_".to_owned(), nfkd: false },
+                "the sender decodes what follows `whsec_` in the secret from base64 first",
+            ),
         ];
         for (form, what) in forms {
             let same = |method: &Method| matches!(method, Method::Signature(recipe) if recipe.key.encoding == form.encoding && recipe.key.strip_prefix == form.strip_prefix);
@@ -187,7 +211,10 @@ impl Question<'_> {
             out
         };
         let mut tries: Vec<(Vec<u8>, &str)> = vec![
-            (body.strip_suffix(b"\n").map(|b| b.strip_suffix(b"\r").unwrap_or(b)).unwrap_or(&body).to_vec(), "the body has a line end at its end that was not signed; editors and `echo` add one"),
+            (
+                body.strip_suffix(b"\n").map(|b| b.strip_suffix(b"\r").unwrap_or(b)).unwrap_or(&body).to_vec(),
+                "the body has a line end at its end that was not signed; editors and `echo` add one",
+            ),
             ([&body[..], b"\n"].concat(), "the body has lost a line end at its end that was signed"),
             (replace(b"\r\n", b"\n"), "the line ends of the body were changed from LF to CRLF on the way"),
         ];
@@ -258,13 +285,18 @@ impl Question<'_> {
     fn urls(&self, found: &mut dyn FnMut(String)) {
         let base = &self.request.base;
         let target = &self.request.target;
-        let other = if let Some(rest) = base.strip_prefix("https:") { format!("http:{rest}") } else { format!("https:{}", base.strip_prefix("http:").unwrap_or(base)) };
+        let other =
+            if let Some(rest) = base.strip_prefix("https:") { format!("http:{rest}") } else { format!("https:{}", base.strip_prefix("http:").unwrap_or(base)) };
         let slash = if let Some(cut) = target.strip_suffix('/') { cut.to_owned() } else { format!("{target}/") };
         let tries = [
             (other, target.clone(), "the sender signed the URL with the other of http and https: set `public_url` to what the provider was given"),
             (base.clone(), slash, "the sender's URL differs in a slash at its end"),
             (base.clone(), target.split('?').next().unwrap_or("").to_owned(), "the sender signed the URL without its query string"),
-            (base.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit())).map_or(base.as_str(), |(host, _)| host).to_owned(), target.clone(), "the sender signed the URL without its port"),
+            (
+                base.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit())).map_or(base.as_str(), |(host, _)| host).to_owned(),
+                target.clone(),
+                "the sender signed the URL without its port",
+            ),
         ];
         for (base, target, what) in tries {
             if (&base, &target) == (&self.request.base, &self.request.target) {
@@ -327,7 +359,7 @@ mod tests {
         let definition = catalogue.definition(provider).expect("a preset");
         let params = BTreeMap::new();
         let secret = Secret::new("#1", theirs.into(), None);
-        let plan = Plan::new(definition, &[secret.clone()], &params, None, None).expect("a plan");
+        let plan = Plan::new(definition, std::slice::from_ref(&secret), &params, None, None).expect("a plan");
         let mut request = Request {
             method: HttpMethod::POST,
             base: "https://hooks.example.com".into(),
@@ -358,10 +390,16 @@ mod tests {
         check("github", SECRET, SECRET, |r| r.body.push(Bytes::from_static(b"\n")), "editors");
         check("github", SECRET, SECRET, |r| r.body = Bytes::from_static(b"{ \"id\": \"evt_1\",\n\"b\":2 }").into(), "compact");
         check("square", SECRET, SECRET, |r| r.base = "http://hooks.example.com".into(), "http and https");
-        check("gitea", SECRET, SECRET, |r| {
-            let value = r.headers.remove("x-gitea-signature").expect("it was signed");
-            r.headers.insert("x-hub-signature-256", HeaderValue::from_str(&format!("sha256={}", value.to_str().expect("hex"))).expect("a header"));
-        }, "verifies as `github`");
+        check(
+            "gitea",
+            SECRET,
+            SECRET,
+            |r| {
+                let value = r.headers.remove("x-gitea-signature").expect("it was signed");
+                r.headers.insert("x-hub-signature-256", HeaderValue::from_str(&format!("sha256={}", value.to_str().expect("hex"))).expect("a header"));
+            },
+            "verifies as `github`",
+        );
     }
 
     #[test]
@@ -371,7 +409,13 @@ mod tests {
         let secrets = [Secret::new("#1", b"0123456789abcdef".to_vec(), None)];
         let params = BTreeMap::new();
         let plan = Plan::new(definition, &secrets, &params, None, None).expect("a plan");
-        let mut request = Request { method: HttpMethod::POST, base: "https://h".into(), target: "/".into(), headers: HeaderMap::new(), body: Bytes::from_static(b"{}").into() };
+        let mut request = Request {
+            method: HttpMethod::POST,
+            base: "https://h".into(),
+            target: "/".into(),
+            headers: HeaderMap::new(),
+            body: Bytes::from_static(b"{}").into(),
+        };
         sign(&plan, &secrets[0], &mut request, &Wishes { id: "1".into(), now_ms: 1_760_000_000_000, ..Wishes::default() }).expect("a signed request");
         let question = Question { catalogue: &catalogue, definition, secrets: &secrets, params: &params, request: &request, now_ms: 1_760_000_301_000 };
         let explanation = explain(&question).expect("a question");

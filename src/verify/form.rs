@@ -4,8 +4,11 @@
 
 use std::borrow::Cow;
 
+/// A name and its value.
+type Pair<'a> = (Cow<'a, [u8]>, Cow<'a, [u8]>);
+
 /// Names and values in their order: `+` is a blank, `%XX` a byte, a `%` that starts no escape stays.
-pub(super) fn pairs(text: &[u8]) -> impl Iterator<Item = (Cow<'_, [u8]>, Cow<'_, [u8]>)> {
+pub(super) fn pairs(text: &[u8]) -> impl Iterator<Item = Pair<'_>> {
     raw(text).map(|(name, value)| (decode(name), decode(value)))
 }
 
@@ -49,7 +52,7 @@ pub(super) fn one<'a>(text: &'a [u8], name: &[u8]) -> Result<Option<Cow<'a, [u8]
 }
 
 /// All parameters sorted by name, the values of a repeated name sorted and each once.
-fn sorted(text: &[u8]) -> Vec<(Cow<'_, [u8]>, Cow<'_, [u8]>)> {
+fn sorted(text: &[u8]) -> Vec<Pair<'_>> {
     let mut all: Vec<_> = pairs(text).collect();
     all.sort_unstable();
     all.dedup();

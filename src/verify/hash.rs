@@ -10,5 +10,5 @@ use crate::section::Section;
 pub(super) static SCHEME: Scheme = Scheme { name: "hash", about: "plain digest over a template with `{secret}` in it", read: Some(read) };
 
 fn read(section: &Section<'_>, context: &Context<'_>) -> Option<Method> {
-    hmac::recipe(section, context, true).map(Method::Signature)
+    hmac::recipe(section, context, true).map(|recipe| Method::Signature(Box::new(recipe)))
 }

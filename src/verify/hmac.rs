@@ -15,7 +15,7 @@ use crate::section::{Item, Section};
 pub(super) static SCHEME: Scheme = Scheme { name: "hmac", about: "HMAC over a template, by a shared secret", read: Some(read) };
 
 fn read(section: &Section<'_>, context: &Context<'_>) -> Option<Method> {
-    recipe(section, context, false).map(Method::Signature)
+    recipe(section, context, false).map(|recipe| Method::Signature(Box::new(recipe)))
 }
 
 /// The keys that `hmac` and `hash` share.
@@ -46,7 +46,11 @@ pub(super) fn recipe(section: &Section<'_>, context: &Context<'_>, plain_hash: b
     if let Some(timestamp) = &mut timestamp {
         timestamp.zone_needed = signed.iter().any(Template::zone_needed);
         if timestamp.enforced && !signed.iter().all(|template| template.has_timestamp() || template.covers(&timestamp.place)) {
-            section.problem("timestamp", "this time is not covered by the signature, so anybody could set it", "add `{timestamp}` to `signed`, or say `of = \"event\"` to record it only");
+            section.problem(
+                "timestamp",
+                "this time is not covered by the signature, so anybody could set it",
+                "add `{timestamp}` to `signed`, or say `of = \"event\"` to record it only",
+            );
         }
     }
     if plain_hash && !signed.iter().all(Template::has_secret) {
@@ -175,7 +179,11 @@ fn templates(section: &Section<'_>, context: &Context<'_>, signature: Option<&Pl
         .map(|item| match Template::parse(&item.string()?, &with) {
             Ok(template) => Some(template),
             Err(why) => {
-                let help = if why.contains("run together") { "put a separator between them that the first cannot hold; `ambiguous = true` accepts a provider that signs so" } else { "" };
+                let help = if why.contains("run together") {
+                    "put a separator between them that the first cannot hold; `ambiguous = true` accepts a provider that signs so"
+                } else {
+                    ""
+                };
                 item.problem(why, help);
                 None
             }

@@ -221,8 +221,18 @@ mod tests {
         let tag = |encoding: Encoding, text: &str| encoding.decode_tag(text.as_bytes(), 2).map(|t| t.as_slice().to_vec());
         assert_eq!(tag(Encoding::Hex, "00ff"), Some(vec![0, 255]));
         for (encoding, bad) in [
-            (Encoding::Hex, "00FF"), (Encoding::Hex, "00f"), (Encoding::Hex, "00ff00"), (Encoding::Hex, " 00ff"), (Encoding::Hex, ""), (Encoding::Base64, "AP8"),
-            (Encoding::Base64, "AP8=\n"), (Encoding::Base64, "AP9="), (Encoding::Base64, "AP8=="), (Encoding::Base64NoPad, "AP8="), (Encoding::Base64Url, "AP8"), (Encoding::Base64, &"A".repeat(4000)),
+            (Encoding::Hex, "00FF"),
+            (Encoding::Hex, "00f"),
+            (Encoding::Hex, "00ff00"),
+            (Encoding::Hex, " 00ff"),
+            (Encoding::Hex, ""),
+            (Encoding::Base64, "AP8"),
+            (Encoding::Base64, "AP8=\n"),
+            (Encoding::Base64, "AP9="),
+            (Encoding::Base64, "AP8=="),
+            (Encoding::Base64NoPad, "AP8="),
+            (Encoding::Base64Url, "AP8"),
+            (Encoding::Base64, &"A".repeat(4000)),
         ] {
             assert_eq!(tag(encoding, bad), None, "{encoding:?} {bad}");
         }

@@ -31,16 +31,16 @@ use data_encoding::HEXLOWER;
 use http::{HeaderMap, HeaderName, Method as HttpMethod, header::AUTHORIZATION};
 use sha2::{Digest, Sha256};
 
-use self::{
-    definition::{Identity, Method, ReplayRule, Variant, param_name},
-    engine::{Engine, Running},
-    place::{At, Body, Pick, Place, Whole},
-    token::Known,
-};
 #[allow(unused_imports, reason = "the rooms that read them land one by one")]
 pub(crate) use self::{
     catalogue::{Catalogue, Entry},
     definition::{Acknowledge, Checked, Definition, Retries, SCHEMES, Traits},
+};
+use self::{
+    definition::{Identity, Method, ReplayRule, Variant, param_name},
+    engine::{Engine, Recipe, Running},
+    place::{At, Body, Pick, Place, Whole},
+    token::Known,
 };
 use crate::{
     event::{Chunks, Verification},
@@ -96,6 +96,7 @@ pub(crate) struct Feed {
     state: State,
 }
 
+#[expect(clippy::large_enum_variant, reason = "the usual case must not allocate")]
 enum State {
     /// `verify = "none"`.
     Nothing,
@@ -236,13 +237,23 @@ impl Plan {
 
     /// Binds a definition to secrets. `variants` narrows its forms by name; `tolerance` replaces that of its signed times. The error
     /// is for the policy's author and never shows a secret.
-    pub(crate) fn new(definition: &Arc<Definition>, secrets: &[Secret], params: &BTreeMap<String, String>, variants: Option<&[String]>, tolerance: Option<Duration>) -> Result<Self, String> {
+    pub(crate) fn new(
+        definition: &Arc<Definition>,
+        secrets: &[Secret],
+        params: &BTreeMap<String, String>,
+        variants: Option<&[String]>,
+        tolerance: Option<Duration>,
+    ) -> Result<Self, String> {
         if let Some(name) = definition.params.iter().find(|name| !params.contains_key(*name)) {
             return Err(format!("`{}` needs `{name}` in `params`", definition.name));
         }
         let known: Vec<&str> = definition.variants.iter().filter_map(|variant| variant.name.as_deref()).collect();
         if let Some(name) = variants.into_iter().flatten().find(|name| !known.contains(&name.as_str())) {
-            return Err(format!("`{}` has no variant `{name}`; it has {}", definition.name, if known.is_empty() { "none".to_owned() } else { known.join(", ") }));
+            return Err(format!(
+                "`{}` has no variant `{name}`; it has {}",
+                definition.name,
+                if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+            ));
         }
         let mut forms = Vec::new();
         for variant in &definition.variants {
@@ -251,7 +262,7 @@ impl Plan {
             }
             let ready = match &variant.method {
                 Method::Signature(recipe) => {
-                    let mut recipe = recipe.clone();
+                    let mut recipe = Recipe::clone(recipe);
                     recipe.signed.iter_mut().for_each(|template| template.bind(params));
                     for signature in &mut recipe.signatures {
                         if let Pick::Pairs { field, .. } = &mut signature.place.pick
@@ -291,7 +302,10 @@ impl Plan {
         let mut said = Vec::new();
         for form in &self.forms {
             match &form.ready {
-                Ready::Token(..) | Ready::Basic(_) => said.push(("what this provider sends proves who sent it and nothing about the body", "guard the route with `allow_ips` or `client_cert` as well")),
+                Ready::Token(..) | Ready::Basic(_) => said.push((
+                    "what this provider sends proves who sent it and nothing about the body",
+                    "guard the route with `allow_ips` or `client_cert` as well",
+                )),
                 Ready::Signature(engine) => {
                     let recipe = &engine.recipe;
                     if recipe.algorithm == mac::Algorithm::Sha1 {
@@ -341,7 +355,9 @@ impl Plan {
     /// How far a signed attempt time may be off, where every form has one; a replay record need not live much longer than that.
     pub(crate) fn attempt_window(&self) -> Option<Duration> {
         let windows = self.forms.iter().map(|form| match &form.ready {
-            Ready::Signature(engine) => engine.recipe.timestamp.as_ref().filter(|timestamp| timestamp.enforced).map(|timestamp| timestamp.tolerance.max(timestamp.future)),
+            Ready::Signature(engine) => {
+                engine.recipe.timestamp.as_ref().filter(|timestamp| timestamp.enforced).map(|timestamp| timestamp.tolerance.max(timestamp.future))
+            }
             Ready::Token(..) | Ready::Basic(_) => None,
         });
         windows.collect::<Option<Vec<_>>>()?.into_iter().max()
@@ -375,7 +391,10 @@ impl Plan {
 
     /// Which form a request is of: the first whose conditions hold, else the last.
     fn choose(&self, facts: &Facts<'_>) -> usize {
-        let chosen = self.forms.iter().position(|form| if form.variant.when.is_empty() { form.stands(facts) } else { form.variant.when.iter().all(|when| when.holds(facts)) });
+        let chosen = self
+            .forms
+            .iter()
+            .position(|form| if form.variant.when.is_empty() { form.stands(facts) } else { form.variant.when.iter().all(|when| when.holds(facts)) });
         chosen.unwrap_or(self.forms.len().saturating_sub(1))
     }
 
@@ -447,7 +466,16 @@ impl Plan {
             let known = fields.as_deref().map(|fields| Body { whole: &whole, fields });
             (delivery_id, event_type) = form.variant.identity.names(facts, known);
         }
-        Signed { verification: Verification::None, provider: self.provider().cloned(), secret: None, delivery_id, event_type, timestamp_ms: None, replay: None, minted: Minted(()) }
+        Signed {
+            verification: Verification::None,
+            provider: self.provider().cloned(),
+            secret: None,
+            delivery_id,
+            event_type,
+            timestamp_ms: None,
+            replay: None,
+            minted: Minted(()),
+        }
     }
 }
 
@@ -476,7 +504,10 @@ impl Identity {
                 None => content,
             }),
             ReplayRule::ContentAndType(known) => Some(match event_type.filter(|name| known.iter().any(|k| k == name)) {
-                Some(name) => ReplayKey { digest: Sha256::new().chain_update(b"hooklatch typed\0").chain_update(content.digest).chain_update(name).finalize().into(), ..content },
+                Some(name) => ReplayKey {
+                    digest: Sha256::new().chain_update(b"hooklatch typed\0").chain_update(content.digest).chain_update(name).finalize().into(),
+                    ..content
+                },
                 None => content,
             }),
         }
@@ -505,7 +536,8 @@ impl Bound {
         match &self.ready {
             Ready::Signature(engine) => {
                 let recipe = &engine.recipe;
-                recipe.signed.iter().all(|template| template.covers_query() || template.places().any(is)) || recipe.signatures.iter().any(|signature| is(&signature.place))
+                recipe.signed.iter().all(|template| template.covers_query() || template.places().any(is))
+                    || recipe.signatures.iter().any(|signature| is(&signature.place))
             }
             Ready::Token(token, _) => is(&token.place),
             Ready::Basic(_) => false,

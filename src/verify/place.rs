@@ -5,7 +5,10 @@ use std::{borrow::Cow, cell::RefCell, fmt};
 use bytes::Bytes;
 use http::{HeaderName, header};
 
-use super::{Facts, form, mac::{Encoding, Tag}};
+use super::{
+    Facts, form,
+    mac::{Encoding, Tag},
+};
 use crate::{
     event::Chunks,
     reject::{Reason, Reject},
@@ -36,7 +39,11 @@ pub(super) enum At {
     Query(String),
     Form(String),
     /// Index into the plan's pointers.
-    Json { index: usize, pointer: Pointer, kind: Option<Kind> },
+    Json {
+        index: usize,
+        pointer: Pointer,
+        kind: Option<Kind>,
+    },
 }
 
 /// What a JSON field must be; without it strings, numbers and booleans are taken.
@@ -50,11 +57,21 @@ pub(super) enum Kind {
 pub(super) enum Pick {
     Whole,
     /// `name=value` items; blanks around an item are cut off.
-    Pairs { separator: String, assign: String, field: String },
+    Pairs {
+        separator: String,
+        assign: String,
+        field: String,
+    },
     /// Items that start with `version`; others are passed over.
-    List { separator: String, version: String },
+    List {
+        separator: String,
+        version: String,
+    },
     /// The item of this position, from 1.
-    Item { separator: String, number: usize },
+    Item {
+        separator: String,
+        number: usize,
+    },
 }
 
 /// The JSON pointers of one scheme, read from a body in one pass.
@@ -241,7 +258,14 @@ impl Place {
 
     /// Every signature that stands here, decoded. A list's items that are no signature of this length are passed over, as the
     /// senders' own libraries do; where nothing is left, or a single value cannot be read, the request is refused.
-    pub(super) fn signatures(&self, facts: &Facts<'_>, body: Option<Body<'_>>, encoding: Encoding, len: usize, out: &mut dyn FnMut(Tag) -> bool) -> Result<(), Reject> {
+    pub(super) fn signatures(
+        &self,
+        facts: &Facts<'_>,
+        body: Option<Body<'_>>,
+        encoding: Encoding,
+        len: usize,
+        out: &mut dyn FnMut(Tag) -> bool,
+    ) -> Result<(), Reject> {
         if let At::Numbered(prefix) = &self.at {
             if facts.headers.keys().any(|name| is_numbered(name, prefix) && facts.headers.get_all(name).iter().nth(1).is_some()) {
                 return Err(self.twice());
@@ -275,7 +299,9 @@ impl Place {
         };
         match &self.pick {
             Pick::Whole => each(&uncut)?,
-            Pick::Pairs { separator, assign, field } => pairs(&uncut, separator, assign).filter(|(name, _)| *name == field.as_bytes()).try_for_each(|(_, value)| each(value))?,
+            Pick::Pairs { separator, assign, field } => {
+                pairs(&uncut, separator, assign).filter(|(name, _)| *name == field.as_bytes()).try_for_each(|(_, value)| each(value))?
+            }
             Pick::List { separator, version } => list(&uncut, separator).filter_map(|item| item.strip_prefix(version.as_bytes())).try_for_each(each)?,
             Pick::Item { separator, number } => list(&uncut, separator).nth(number - 1).map_or(Ok(()), each)?,
         }
@@ -302,7 +328,11 @@ impl Place {
                 return None;
             }
             _ => {
-                section.problem("header", "more than one place is named", "name one of `header`, `query`, `json`, `form`; several signatures are an array of tables");
+                section.problem(
+                    "header",
+                    "more than one place is named",
+                    "name one of `header`, `query`, `json`, `form`; several signatures are an array of tables",
+                );
                 return None;
             }
         };
@@ -318,7 +348,13 @@ impl Place {
             return None;
         }
         let lent = same.filter(|other| other.at == at).map(|other| &other.pick);
-        let format = format.unwrap_or(if field.is_some() { Form::Pairs } else if version.is_some() { Form::List } else { Form::Plain });
+        let format = format.unwrap_or(if field.is_some() {
+            Form::Pairs
+        } else if version.is_some() {
+            Form::List
+        } else {
+            Form::Plain
+        });
         let only = |key: &str, set: bool, what: &str| {
             if set {
                 section.problem(key, format!("`{key}` is for the format {what}"), format!("set `format = {what}`, or remove it"));
@@ -346,7 +382,11 @@ impl Place {
                         section.problem("field", "`field` is missing", "say which `field=value` item holds the value");
                         return None;
                     };
-                    Pick::Pairs { separator: separator.unwrap_or_else(|| lent_separator.to_owned()), assign: assign.unwrap_or_else(|| lent_assign.to_owned()), field }
+                    Pick::Pairs {
+                        separator: separator.unwrap_or_else(|| lent_separator.to_owned()),
+                        assign: assign.unwrap_or_else(|| lent_assign.to_owned()),
+                        field,
+                    }
                 }
                 Form::List => {
                     only("assign", assign.is_some(), "\"pairs\"");
@@ -403,7 +443,9 @@ impl Required {
 
     pub(super) fn check(&self, facts: &Facts<'_>, body: Option<Body<'_>>) -> Result<(), Reject> {
         let place = &self.place;
-        let value = place.value(facts, body)?.ok_or_else(|| Reject::new(Reason::SignatureMissing, format!("{place}, which this provider always sends, is missing or empty")))?;
+        let value = place
+            .value(facts, body)?
+            .ok_or_else(|| Reject::new(Reason::SignatureMissing, format!("{place}, which this provider always sends, is missing or empty")))?;
         if self.only.as_ref().is_some_and(|only| !value.iter().all(|byte| only.iter().any(|(from, to)| (from..=to).contains(&byte)))) {
             return Err(Reject::new(Reason::SignatureMalformed, format!("{place} holds a character that this provider never sends there")));
         }

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, header::{AUTHORIZATION, CONTENT_TYPE}};
+use http::{
+    HeaderName, HeaderValue,
+    header::{AUTHORIZATION, CONTENT_TYPE},
+};
 use serde_json::Value as Json;
 
 use super::{
@@ -35,7 +38,9 @@ pub(crate) struct Wishes {
 pub(crate) fn sign(plan: &Plan, secret: &Secret, request: &mut Request, wishes: &Wishes) -> Result<(), String> {
     let definition = plan.definition().ok_or("a plan of no provider signs nothing")?;
     let form = match &wishes.variant {
-        Some(name) => plan.forms.iter().find(|form| form.variant.name.as_deref() == Some(name)).ok_or_else(|| format!("`{}` has no variant `{name}`", definition.name))?,
+        Some(name) => {
+            plan.forms.iter().find(|form| form.variant.name.as_deref() == Some(name)).ok_or_else(|| format!("`{}` has no variant `{name}`", definition.name))?
+        }
         None => plan.forms.iter().find(|form| fits(&form.variant, request)).or(plan.forms.last()).ok_or("the provider has no form")?,
     };
     Signing { plan, form, request, wishes }.run(secret)
@@ -200,7 +205,8 @@ impl Signing<'_> {
             }
             At::Json { pointer, kind, .. } => {
                 let body = self.request.body.to_bytes();
-                let mut json: Json = serde_json::from_slice(&body).map_err(|_| format!("the body is not JSON, so nothing can be put at `{}`", pointer.as_str()))?;
+                let mut json: Json =
+                    serde_json::from_slice(&body).map_err(|_| format!("the body is not JSON, so nothing can be put at `{}`", pointer.as_str()))?;
                 let value = if *kind == Some(Kind::Number) { value.parse::<i64>().map_or_else(|_| value.clone().into(), Json::from) } else { value.into() };
                 set(&mut json, pointer.tokens(), value).ok_or_else(|| format!("the body has no room for `{}`", pointer.as_str()))?;
                 self.body(json.to_string().into_bytes());
@@ -236,7 +242,8 @@ fn compose(pick: &Pick, before: &str, value: &str) -> String {
 
 /// A form without a parameter.
 fn replaced(text: &str, name: &str) -> String {
-    let kept: Vec<&str> = text.split('&').filter(|piece| !piece.is_empty() && *form::decode(piece.split('=').next().unwrap_or("").as_bytes()) != *name.as_bytes()).collect();
+    let kept: Vec<&str> =
+        text.split('&').filter(|piece| !piece.is_empty() && *form::decode(piece.split('=').next().unwrap_or("").as_bytes()) != *name.as_bytes()).collect();
     kept.join("&")
 }
 
@@ -278,10 +285,16 @@ mod tests {
             let definition = catalogue.definition(name).expect("a name of the catalogue");
             let variants: Vec<Option<String>> = definition.variants.iter().map(|v| v.name.clone()).chain([None]).collect();
             for variant in variants {
-                let text = if name.contains("basic") || name == "postmark" { "user:password" } else if name.starts_with("adyen") { "00ff" } else { "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw" };
+                let text = if name.contains("basic") || name == "postmark" {
+                    "user:password"
+                } else if name.starts_with("adyen") {
+                    "00ff"
+                } else {
+                    "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+                };
                 let secret = Secret::new("#1", text.into(), None);
                 let params = definition.params.iter().map(|name| (name.clone(), "mine".to_owned())).collect();
-                let plan = Plan::new(definition, &[secret.clone()], &params, None, None).expect("a plan");
+                let plan = Plan::new(definition, std::slice::from_ref(&secret), &params, None, None).expect("a plan");
                 let is_form = matches!(name, "mandrill" | "plivo") || variant.as_deref() == Some("form");
                 let with_query = variant.as_deref() == Some("form-and-query");
                 let mut request = Request {

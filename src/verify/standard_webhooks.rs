@@ -41,9 +41,10 @@ fn read(section: &Section<'_>, context: &Context<'_>) -> Option<Method> {
     let timestamp = Timestamp { place: Place::header(timestamp?), unit: Unit::Seconds, tolerance, future, enforced: true, zone_needed: false };
     let pick = Pick::List { separator: " ".to_owned(), version: "v1,".to_owned() };
     let place = Place { at: At::Header(signature?), prefix: String::new(), pick };
-    let with = template::Context { timestamp: Some(&timestamp), id: context.id, signature: Some(&place), params: &[], pointers: context.pointers, ambiguous: false };
+    let with =
+        template::Context { timestamp: Some(&timestamp), id: context.id, signature: Some(&place), params: &[], pointers: context.pointers, ambiguous: false };
     let signed = Template::parse("{id}.{timestamp}.{body}", &with).map_err(|why| section.problem("delivery_id", why, "")).ok()?;
-    Some(Method::Signature(Recipe {
+    Some(Method::Signature(Box::new(Recipe {
         plain_hash: false,
         algorithm: Algorithm::Sha256,
         key: KeyForm { encoding: KeyEncoding::Base64, strip_prefix: "whsec_".to_owned(), nfkd: false },
@@ -52,7 +53,7 @@ fn read(section: &Section<'_>, context: &Context<'_>) -> Option<Method> {
         signed: vec![signed],
         require: Vec::new(),
         body_digest: None,
-    }))
+    })))
 }
 
 /// What the specification asks of a key's length, in bytes.

@@ -44,7 +44,10 @@ enum Part {
     UrlBase,
     Path,
     Target,
-    Value { place: Place, guard: Guard },
+    Value {
+        place: Place,
+        guard: Guard,
+    },
     FormSorted,
     QuerySorted,
     Secret,
@@ -90,7 +93,7 @@ impl Template {
         let mut rest = text;
         while let Some(at) = rest.find(['{', '}']) {
             literal.extend_from_slice(&rest.as_bytes()[..at]);
-            let double = rest[at..].as_bytes().get(1) == Some(&rest.as_bytes()[at]);
+            let double = rest.as_bytes().get(at + 1) == Some(&rest.as_bytes()[at]);
             if double {
                 literal.push(rest.as_bytes()[at]);
                 rest = &rest[at + 2..];
@@ -190,7 +193,9 @@ impl Template {
 
     /// Whether the signed time must say its zone: where what follows it has no separator.
     pub(super) fn zone_needed(&self) -> bool {
-        self.parts.windows(2).any(|pair| matches!(pair[0], Part::Timestamp) && !matches!(&pair[1], Part::Literal(next) if !next[0].is_ascii_digit() && !b".+-Z".contains(&next[0])))
+        self.parts.windows(2).any(|pair| {
+            matches!(pair[0], Part::Timestamp) && !matches!(&pair[1], Part::Literal(next) if !next[0].is_ascii_digit() && !b".+-Z".contains(&next[0]))
+        })
     }
 
     /// Whether the signature covers every byte of the body.
@@ -270,7 +275,10 @@ impl Template {
     /// Refuses a body that could be the rest of the text before it.
     pub(super) fn check_body(&self, first: Option<u8>) -> Result<(), Reject> {
         if self.guard_body && first.is_some_and(is_plain) {
-            return Err(Reject::new(Reason::SignatureMalformed, "the body starts like the text that is signed right before it, so that the signature would fit two requests"));
+            return Err(Reject::new(
+                Reason::SignatureMalformed,
+                "the body starts like the text that is signed right before it, so that the signature would fit two requests",
+            ));
         }
         Ok(())
     }
@@ -304,7 +312,9 @@ impl Part {
                 return Err(format!("`{{{text}}}` names nothing"));
             }
             return match name {
-                "header" => HeaderName::from_bytes(argument.as_bytes()).map(|name| value(Place::header(name))).map_err(|_| format!("`{argument}` is not the name of a header")),
+                "header" => HeaderName::from_bytes(argument.as_bytes())
+                    .map(|name| value(Place::header(name)))
+                    .map_err(|_| format!("`{argument}` is not the name of a header")),
                 "query" => Ok(value(whole(At::Query(argument.to_owned())))),
                 "form" => Ok(value(whole(At::Form(argument.to_owned())))),
                 "json" => {
@@ -318,7 +328,13 @@ impl Part {
                     }
                     _ => Err("`{field:…}` needs a signature in the format \"pairs\"".to_owned()),
                 },
-                "param" => if context.params.iter().any(|known| known == argument) { Ok(Self::Param(argument.to_owned())) } else { Err(format!("`{argument}` is not in `params`")) },
+                "param" => {
+                    if context.params.iter().any(|known| known == argument) {
+                        Ok(Self::Param(argument.to_owned()))
+                    } else {
+                        Err(format!("`{argument}` is not in `params`"))
+                    }
+                }
                 _ => Err(unknown(text)),
             };
         }
@@ -417,7 +433,9 @@ impl Part {
             Self::Path => put(checked(facts.path())?.as_bytes()),
             Self::Target => put(checked(facts.target)?.as_bytes()),
             Self::Value { place, guard } => {
-                let value = place.value(facts, from.body)?.ok_or_else(|| Reject::new(Reason::SignatureMissing, format!("{place}, which is signed, is missing or empty")))?;
+                let value = place
+                    .value(facts, from.body)?
+                    .ok_or_else(|| Reject::new(Reason::SignatureMissing, format!("{place}, which is signed, is missing or empty")))?;
                 let good = match guard {
                     Guard::Free => true,
                     Guard::Not(byte) => !value.contains(byte),
@@ -439,8 +457,28 @@ impl Part {
 
 fn unknown(text: &str) -> String {
     const NAMES: &[&str] = &[
-        "body", "body_json", "body_sha256_hex", "body_crc32", "timestamp", "id", "method", "url", "url_without_port", "url_with_port", "url_base", "path", "target", "header:", "query:", "json:",
-        "form:", "field:", "param:", "form_sorted", "query_sorted", "secret",
+        "body",
+        "body_json",
+        "body_sha256_hex",
+        "body_crc32",
+        "timestamp",
+        "id",
+        "method",
+        "url",
+        "url_without_port",
+        "url_with_port",
+        "url_base",
+        "path",
+        "target",
+        "header:",
+        "query:",
+        "json:",
+        "form:",
+        "field:",
+        "param:",
+        "form_sorted",
+        "query_sorted",
+        "secret",
     ];
     let near = crate::section::nearest(text, NAMES).map_or_else(|| format!("known are {}", NAMES.join(", ")), |near| format!("did you mean `{{{near}}}`?"));
     format!("`{{{text}}}` is not known; {near}")
@@ -501,7 +539,11 @@ fn json_string(text: &[u8], put: &mut dyn FnMut(&[u8])) -> Result<(), Reject> {
             _ => continue,
         };
         put(&text.as_bytes()[plain..at]);
-        if escape.is_empty() { put(format!("\\u{byte:04x}").as_bytes()) } else { put(escape) }
+        if escape.is_empty() {
+            put(format!("\\u{byte:04x}").as_bytes())
+        } else {
+            put(escape)
+        }
         plain = at + 1;
     }
     put(&text.as_bytes()[plain..]);

@@ -71,7 +71,8 @@ impl Token {
         let refuse = |what: String| Reject::new(Reason::TokenInvalid, what).with(Extra::Challenge("Bearer"));
         // `Bearer ` and the like are the name of an authentication scheme, which has no case (RFC 9110, 11.1).
         let bare = Place { prefix: String::new(), ..self.place.clone() };
-        let value = bare.value(facts, None).map_err(|why| refuse(why.detail.into_owned()))?.ok_or_else(|| refuse(format!("{} is missing or empty", self.place)))?;
+        let value =
+            bare.value(facts, None).map_err(|why| refuse(why.detail.into_owned()))?.ok_or_else(|| refuse(format!("{} is missing or empty", self.place)))?;
         let prefix = self.place.prefix.as_bytes();
         let token = match value.split_at_checked(prefix.len()) {
             Some((start, token)) if start == prefix || (prefix.ends_with(b" ") && start.eq_ignore_ascii_case(prefix)) => token,
