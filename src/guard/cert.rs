@@ -77,11 +77,12 @@ impl Rule {
     pub(crate) fn read(route: &Section<'_>) -> Option<Self> {
         let section = route.opt_section("client_cert")?;
         let verifier = section.file("ca").map(|(path, pem)| {
-            roots(&pem).and_then(|roots| {
-                let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().map_err(|why| why.to_string())
-            })
-            .map_err(|why| section.problem("ca", format!("{} is no CA: {why}", path.display()), "name a PEM file with the CA's certificates"))
+            roots(&pem)
+                .and_then(|roots| {
+                    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().map_err(|why| why.to_string())
+                })
+                .map_err(|why| section.problem("ca", format!("{} is no CA: {why}", path.display()), "name a PEM file with the CA's certificates"))
         });
         if !section.has("ca") {
             section.problem("ca", "`client_cert` names no CA", "add ca = \"tls/clients.pem\"");
@@ -118,7 +119,9 @@ impl Rule {
         let (leaf, rest) = chain.split_first().ok_or("the client showed no certificate")?;
         let at = UnixTime::since_unix_epoch(Duration::from_millis(u64::try_from(now.wall_ms).unwrap_or_default()));
         self.verifier.verify_client_cert(leaf, rest, at).map_err(|why| match why {
-            rustls::Error::InvalidCertificate(rustls::CertificateError::Expired | rustls::CertificateError::ExpiredContext { .. }) => "the client's certificate has expired",
+            rustls::Error::InvalidCertificate(rustls::CertificateError::Expired | rustls::CertificateError::ExpiredContext { .. }) => {
+                "the client's certificate has expired"
+            }
             rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer) => "the client's certificate is not of the route's CA",
             _ => "the client's certificate cannot be verified",
         })?;
@@ -149,7 +152,9 @@ impl Name {
     fn names(&self, cert: &X509Certificate<'_>) -> bool {
         if let Self::Subject(parts) = self {
             return parts.iter().all(|(oid, value)| {
-                let same = |found: &x509_parser::x509::AttributeTypeAndValue<'_>| found.attr_type().to_id_string() == *oid && found.as_str().is_ok_and(|text| text == value);
+                let same = |found: &x509_parser::x509::AttributeTypeAndValue<'_>| {
+                    found.attr_type().to_id_string() == *oid && found.as_str().is_ok_and(|text| text == value)
+                };
                 cert.subject().iter_attributes().any(same)
             });
         }
@@ -211,7 +216,10 @@ fn alternative(text: &str) -> Result<Name, (String, String)> {
         Some(("dns", name)) if !name.is_empty() => Ok(Name::Dns(name.to_owned())),
         Some(("uri", name)) if !name.is_empty() => Ok(Name::Uri(name.to_owned())),
         Some(("email", name)) if !name.is_empty() => Ok(Name::Email(name.to_owned())),
-        _ => Err((format!("`{text}` is not an alternative name"), "write it like \"dns:hooks.example.com\", \"uri:spiffe://example.com/hooks\" or \"email:ops@example.com\"".to_owned())),
+        _ => Err((
+            format!("`{text}` is not an alternative name"),
+            "write it like \"dns:hooks.example.com\", \"uri:spiffe://example.com/hooks\" or \"email:ops@example.com\"".to_owned(),
+        )),
     }
 }
 
@@ -248,7 +256,8 @@ mod tests {
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, "hooks");
         params.distinguished_name.push(DnType::OrganizationName, "Example, Inc.");
-        params.subject_alt_names = vec![SanType::DnsName("hooks.example.com".try_into().expect("a name")), SanType::URI("spiffe://example.com/hooks".try_into().expect("a name"))];
+        params.subject_alt_names =
+            vec![SanType::DnsName("hooks.example.com".try_into().expect("a name")), SanType::URI("spiffe://example.com/hooks".try_into().expect("a name"))];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         change(&mut params);
         let key = KeyPair::generate().expect("a key");
@@ -349,12 +358,16 @@ mod tests {
         check(
             &pem,
             ", subjects = [\"CM=hooks\"]",
-            &["client_cert.subjects[0]: `CM` is not an attribute of a subject (did you mean `CN`? it is one of: CN, SN, SERIALNUMBER, C, L, ST, STREET, O, OU, UID, DC, EMAILADDRESS, or dotted numbers)"],
+            &[
+                "client_cert.subjects[0]: `CM` is not an attribute of a subject (did you mean `CN`? it is one of: CN, SN, SERIALNUMBER, C, L, ST, STREET, O, OU, UID, DC, EMAILADDRESS, or dotted numbers)",
+            ],
         );
         check(
             &pem,
             ", sans = [\"hooks.example.com\"]",
-            &["client_cert.sans[0]: `hooks.example.com` is not an alternative name (write it like \"dns:hooks.example.com\", \"uri:spiffe://example.com/hooks\" or \"email:ops@example.com\")"],
+            &[
+                "client_cert.sans[0]: `hooks.example.com` is not an alternative name (write it like \"dns:hooks.example.com\", \"uri:spiffe://example.com/hooks\" or \"email:ops@example.com\")",
+            ],
         );
     }
 }

@@ -303,7 +303,8 @@ impl fmt::Debug for Live {
 impl Live {
     fn new(limit: Limit, clock: &Clock, keys: usize) -> Self {
         let clock = Ticker(clock.clone());
-        let quota = Quota::with_period(limit.rate.window / limit.rate.count.get()).expect("a rate has at most ten million in a second").allow_burst(limit.burst);
+        let quota =
+            Quota::with_period(limit.rate.window / limit.rate.count.get()).expect("a rate has at most ten million in a second").allow_burst(limit.burst);
         let bucket = match limit.per {
             Per::Route => Bucket::One(RateLimiter::new(quota, InMemoryState::default(), clock.clone())),
             Per::Ip => Bucket::Client(RateLimiter::new(quota, Buckets(Cache::new(keys)), clock.clone())),
@@ -652,7 +653,9 @@ mod tests {
         check(
             "rate_limit = [{ per = \"route\", rate = \"1/s\" }]",
             Some("slack"),
-            &["rate_limit[0].rate: slack never sends again: what this limit refuses is lost (remove the limit, or say why losing events is fine: accept_loss = \"…\")"],
+            &[
+                "rate_limit[0].rate: slack never sends again: what this limit refuses is lost (remove the limit, or say why losing events is fine: accept_loss = \"…\")",
+            ],
         );
         check("rate_limit = [{ per = \"route\", rate = \"1/s\", accept_loss = \"only previews\" }]", Some("slack"), &[]);
         check(
@@ -660,11 +663,19 @@ mod tests {
             None,
             &["rate_limit[1]: the same limit stands twice (remove one of the two)"],
         );
-        check("rate_limit = [{ per = \"route\", rate = \"1/s\", burst = 0 }]", None, &["rate_limit[0].burst: `rate_limit[0].burst` is 0 (a whole number from 1 to 10000000 is wanted)"]);
+        check(
+            "rate_limit = [{ per = \"route\", rate = \"1/s\", burst = 0 }]",
+            None,
+            &["rate_limit[0].burst: `rate_limit[0].burst` is 0 (a whole number from 1 to 10000000 is wanted)"],
+        );
         check("verify_failures = { per = \"route\", rate = \"1/s\" }", None, &["verify_failures.per: `route` is not known here (it is one of: ip)"]);
-        check("verify_failures = { rte = \"1/s\" }", None, &[
-            "verify_failures.rate: `verify_failures.rate` is missing (add `rate = …` to [verify_failures])",
-            "verify_failures.rte: unknown key `rte` (did you mean `rate`?)",
-        ]);
+        check(
+            "verify_failures = { rte = \"1/s\" }",
+            None,
+            &[
+                "verify_failures.rate: `verify_failures.rate` is missing (add `rate = …` to [verify_failures])",
+                "verify_failures.rte: unknown key `rte` (did you mean `rate`?)",
+            ],
+        );
     }
 }

@@ -63,7 +63,10 @@ impl Rule {
             let Some(text) = item.string() else { continue };
             match MediaType::parse(&text) {
                 Some(wanted) => rule.types.push(wanted),
-                None => item.problem(format!("`{text}` is not a content type"), "write it like \"application/json\", \"application/*+json\" or \"text/*\", without parameters"),
+                None => item.problem(
+                    format!("`{text}` is not a content type"),
+                    "write it like \"application/json\", \"application/*+json\" or \"text/*\", without parameters",
+                ),
             }
         }
         if let Some(item) = section.item("decode") {
@@ -250,13 +253,27 @@ mod tests {
         );
         check("validate = { decode = [\"gzp\"] }", &["validate.decode[0]: `gzp` is not known here (did you mean \"gzip\"? It is one of: gzip, deflate)"]);
         check("validate = { decode = [\"br\"] }", &["validate.decode[0]: `br` is not known here (it is one of: gzip, deflate)"]);
-        check("validate = { schema = \"none.json\" }", &["validate.schema: none.json cannot be read: entity not found (paths are relative to the policy file)"]);
-        check("validate = { schema = \"id.json\", json = false }", &["validate.json: `json` is false, but a schema is for JSON (remove `json`, or the schema)"]);
-        check("validate = { schema = \"id.json\", max_depth = 128 }", &["validate.max_depth: `validate.max_depth` is 128 (a whole number from 1 to 127 is wanted)"]);
+        check(
+            "validate = { schema = \"none.json\" }",
+            &["validate.schema: none.json cannot be read: entity not found (paths are relative to the policy file)"],
+        );
+        check(
+            "validate = { schema = \"id.json\", json = false }",
+            &["validate.json: `json` is false, but a schema is for JSON (remove `json`, or the schema)"],
+        );
+        check(
+            "validate = { schema = \"id.json\", max_depth = 128 }",
+            &["validate.max_depth: `validate.max_depth` is 128 (a whole number from 1 to 127 is wanted)"],
+        );
         check("validate = { scheme = \"id.json\" }", &["validate.scheme: unknown key `scheme` (did you mean `schema`?)"]);
         for (file, why) in [("bad.json", "1 is not valid under any of the schemas listed in the 'anyOf' keyword, at /type"), ("away.json", "http://x/y")] {
             let problems = read(&format!("validate = {{ schema = \"{file}\" }}")).1;
-            assert!(problems.len() == 1 && problems[0].starts_with(&format!("validate.schema: {file} is not a schema that can be used: ")) && problems[0].contains(why), "{problems:?}");
+            assert!(
+                problems.len() == 1
+                    && problems[0].starts_with(&format!("validate.schema: {file} is not a schema that can be used: "))
+                    && problems[0].contains(why),
+                "{problems:?}"
+            );
         }
     }
 }

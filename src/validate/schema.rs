@@ -49,7 +49,8 @@ impl Schema {
 
     /// Judges a body. Errors: [`Reason::SchemaInvalid`] with the first few places that do not fit, and [`Reason::NotJson`].
     pub(crate) fn check(&self, body: &[u8]) -> Result<(), Reject> {
-        let instance: Value = serde_json::from_slice(body).map_err(|why| Reject::new(Reason::NotJson, format!("the body is not JSON, at line {}", why.line())))?;
+        let instance: Value =
+            serde_json::from_slice(body).map_err(|why| Reject::new(Reason::NotJson, format!("the body is not JSON, at line {}", why.line())))?;
         if self.0.is_valid(&instance) {
             return Ok(());
         }
