@@ -11,21 +11,21 @@ use axum::{
         sse::{Event, KeepAlive, Sse},
     },
 };
-use data_encoding::BASE64;
 use futures_util::stream;
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{AdminState, Shared};
-use crate::{deliver::inspector::InspectedEvent, observe::audit::rfc3339};
+use crate::{
+    deliver::inspector::{self, Seen},
+    observe::audit::{query_names, rfc3339},
+};
 
 /// Live streams that may be open at once.
 pub(super) const STREAMS: usize = 16;
 /// How often a quiet stream shows that it lives.
 const ALIVE: Duration = Duration::from_secs(15);
-/// Header fields that are credentials whatever the route says. What else a route takes as a credential is masked before it gets here.
-const CREDENTIALS: &[&str] = &["authorization", "proxy-authorization", "cookie"];
 
 #[derive(Deserialize)]
 pub(super) struct Since {
@@ -36,69 +36,70 @@ pub(super) struct Since {
 
 // -- the inspector --
 
+/// An event in the list: without headers and body.
 #[derive(Serialize)]
 struct Summary<'a> {
-    seq: u64,
-    id: String,
+    number: u64,
+    id: &'a str,
     received: String,
     route: &'a str,
     provider: Option<&'a str>,
     verified: &'a str,
     event_type: Option<&'a str>,
+    delivery_id: Option<&'a str>,
+    client: &'a str,
     method: &'a str,
     path: &'a str,
+    attempt: u32,
+    duplicate: bool,
     body_bytes: usize,
-    truncated: bool,
 }
 
 impl<'a> Summary<'a> {
-    fn of(event: &'a InspectedEvent) -> Self {
+    fn of(seen: &'a Seen) -> Self {
         Self {
-            seq: event.seq,
-            id: event.id.to_string(),
-            received: rfc3339(event.received_ms),
-            route: &event.route,
-            provider: event.provider.as_deref(),
-            verified: event.verified,
-            event_type: event.event_type.as_deref(),
-            method: &event.method,
-            path: &event.path,
-            body_bytes: event.body.len(),
-            truncated: event.truncated,
+            number: seen.number,
+            id: &seen.id,
+            received: rfc3339(seen.received_ms),
+            route: &seen.route,
+            provider: seen.provider.as_deref(),
+            verified: seen.verified,
+            event_type: seen.event_type.as_deref(),
+            delivery_id: seen.delivery_id.as_deref(),
+            client: &seen.client,
+            method: &seen.method,
+            path: &seen.path,
+            attempt: seen.attempt,
+            duplicate: seen.duplicate,
+            body_bytes: seen.body_bytes,
         }
     }
 }
 
+/// An event whole; credentials were masked when it was taken in.
 #[derive(Serialize)]
 struct Detail<'a> {
     #[serde(flatten)]
     summary: Summary<'a>,
-    headers: Vec<(&'a str, &'a str)>,
-    /// Where the body is UTF-8.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    body: Option<&'a str>,
-    /// Where it is not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    body_base64: Option<String>,
+    /// Names of the parameters only: a value may be a token.
+    query: Option<String>,
+    headers: &'a [(String, String)],
+    body: &'a str,
+    /// The body is longer than what is kept of it.
+    truncated: bool,
 }
 
 impl<'a> Detail<'a> {
-    fn of(event: &'a InspectedEvent) -> Self {
-        let body = std::str::from_utf8(&event.body).ok();
-        let shown = |name: &str, value: &'a str| if CREDENTIALS.iter().any(|secret| name.eq_ignore_ascii_case(secret)) { "[masked]" } else { value };
-        Self {
-            summary: Summary::of(event),
-            headers: event.headers.iter().map(|(name, value)| (name.as_str(), shown(name, value))).collect(),
-            body,
-            body_base64: body.is_none().then(|| BASE64.encode(&event.body)),
-        }
+    fn of(seen: &'a Seen) -> Self {
+        let query = seen.query.as_deref().map(query_names);
+        Self { summary: Summary::of(seen), query, headers: &seen.headers, body: &seen.body, truncated: seen.body_bytes > inspector::BODY }
     }
 }
 
 /// `GET /api/v1/inspector/events?after=N`: what `builtin:inspector` received, oldest first, without headers and bodies.
 pub(super) async fn events(State(state): State<AdminState>, Query(since): Query<Since>) -> Response {
     let events = state.inspector.list(since.after);
-    let last = events.last().map_or(since.after, |event| event.seq);
+    let last = events.last().map_or(since.after, |event| event.number);
     let events: Vec<_> = events.iter().map(|event| Summary::of(event)).collect();
     Json(json!({ "last": last, "events": events })).into_response()
 }
@@ -162,7 +163,7 @@ pub(super) async fn live(State(shared): State<Shared>) -> Response {
     let Ok(permit) = Arc::clone(&shared.streams).try_acquire_owned() else {
         return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "error": format!("{STREAMS} live streams are open already") }))).into_response();
     };
-    let (events, decisions) = (shared.state.inspector.watch(), shared.state.decisions.watch());
+    let (events, decisions) = (shared.state.inspector.subscribe(), shared.state.decisions.watch());
     let live = Live { shared, events, decisions, first: true, _permit: permit };
     let stream = stream::unfold(live, |mut live| async move {
         if !std::mem::take(&mut live.first) {

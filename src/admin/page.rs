@@ -21,8 +21,8 @@ const ASSETS: &[(&str, &str, &str)] = &[
     ("icon.svg", "image/svg+xml", include_str!("page/icon.svg")),
 ];
 
-fn html(status: StatusCode, text: &'static str) -> Response {
-    (status, [(header::CONTENT_TYPE, "text/html; charset=utf-8")], text).into_response()
+fn html(text: &'static str) -> Response {
+    ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], text).into_response()
 }
 
 fn logged_in(shared: &Shared, headers: &HeaderMap) -> bool {
@@ -31,7 +31,7 @@ fn logged_in(shared: &Shared, headers: &HeaderMap) -> bool {
 
 /// `GET /`: the page, or the login form.
 pub(super) async fn index(State(shared): State<Shared>, headers: HeaderMap) -> Response {
-    if logged_in(&shared, &headers) { html(StatusCode::OK, INDEX) } else { html(StatusCode::UNAUTHORIZED, LOGIN) }
+    html(if logged_in(&shared, &headers) { INDEX } else { LOGIN })
 }
 
 /// `POST /login` with `token=…`: sets the cookie and goes to the page.

@@ -34,7 +34,7 @@ async function pull(view, newest) {
   const path = view === "received" ? "/api/v1/inspector/events" : "/api/v1/decisions";
   const answer = await ask(`${path}?after=${state.last[view]}`);
   const fresh = view === "received"
-    ? answer.events.map((event) => ({ seq: event.seq, id: event.id, event }))
+    ? answer.events.map((event) => ({ seq: event.number, id: event.id, event }))
     : answer.decisions.map(({ seq, line }) => ({ seq, id: line.event_id, line }));
   fresh.reverse().forEach((item) => { item.fresh = state.last[view] > 0; });
   state[view] = [...fresh, ...state[view]].slice(0, KEEP[view]);
@@ -72,13 +72,13 @@ const verified = (word) => chip(...(VERIFIED[word] ?? [word, "warn"]));
 
 function row(item) {
   const selected = item.seq === state.selected[state.view];
-  const attributes = { class: `row${item.fresh ? " fresh" : ""}`, role: "option", id: `row-${item.seq}`, "aria-selected": selected, "data-seq": item.seq };
+  const attributes = { class: `row${item.fresh ? " fresh" : ""}`, role: "option", id: `row-${item.seq}`, "aria-selected": String(selected), "data-seq": item.seq };
   item.fresh = false;
   if (state.view === "received") {
     const { event } = item;
     return h("div", attributes,
       h("span", { class: "line" }, h("span", { class: "strong" }, event.route), event.event_type && h("span", { class: "type" }, event.event_type), h("span", { class: "grow" }), h("time", { datetime: event.received }, clock(event.received))),
-      h("span", { class: "line" }, h("span", { class: "mono dim cut grow" }, `${event.method} ${event.path}`), h("span", { class: "dim" }, size(event.body_bytes)), verified(event.verified)));
+      h("span", { class: "line" }, h("span", { class: "mono dim cut grow" }, `${event.method} ${event.path}`), event.duplicate && chip("copy", "warn"), h("span", { class: "dim" }, size(event.body_bytes)), verified(event.verified)));
   }
   const { line } = item;
   const where = [line.method, line.path].filter(Boolean).join(" ");
@@ -199,9 +199,6 @@ function verdict(line) {
 }
 
 function body(event) {
-  if (event.body_base64 !== undefined) {
-    return block("Body", h("p", { class: "dim" }, "Not text; shown in base64."), h("pre", { class: "raw" }, event.body_base64));
-  }
   if (event.body === "") return block("Body", h("p", { class: "dim" }, "empty"));
   let parsed;
   if (event.body.length <= 512 * 1024) {
