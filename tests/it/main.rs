@@ -1,6 +1,19 @@
 //! The real program from outside: real sockets, real senders and receivers, a module per step.
-#![allow(dead_code)]
 
+mod cli;
+mod client_address;
+mod delivery;
+mod filters;
+mod framing;
+mod http2;
+mod lifecycle;
+mod mistakes;
 mod payloads;
+mod policy;
+mod programs;
+mod readme;
+mod refusals;
 mod replay;
+mod secrets;
 mod support;
+mod tls;

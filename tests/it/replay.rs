@@ -136,7 +136,11 @@ async fn the_retry_runs_only_the_branch_that_failed() {
         main.arrived(1).await;
         // The side branch has ended when its attempt is counted; only then may the other fail.
         until("the side branch's end", || async {
-            gate.metrics().await.lines().any(|line| line.starts_with("hooklatch_delivery_attempts_total{destination=\"side\"") && !line.ends_with(" 0")).then_some(())
+            gate.metrics()
+                .await
+                .lines()
+                .any(|line| line.starts_with("hooklatch_delivery_attempts_total{destination=\"side\"") && !line.ends_with(" 0"))
+                .then_some(())
         })
         .await;
         hold.open();

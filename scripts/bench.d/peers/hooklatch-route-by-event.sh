@@ -4,4 +4,4 @@ CHECKS="hmac ip rate replay wasm"
 FILTERS='"route-by-event"'
 FILTER="[filters.route-by-event]
 component = \"$ROOT/filters/route-by-event/route-by-event.wasm\"
-config = { events = { push = ["backend"] } }"
+config = { table = { push = \"backend\" } }"

@@ -27,6 +27,8 @@ pub(crate) const ADMIN_TOKEN: &str = "an-admin-token-for-the-tests";
 /// A gate to be started: the policy's frame stands here, the test adds its own part.
 pub(crate) struct Setup {
     tls: bool,
+    /// Lines of `[server.tls]`.
+    tls_keys: String,
     server: String,
     limits: String,
     admin: String,
@@ -43,6 +45,7 @@ impl Setup {
     pub(crate) fn new(policy: impl Into<String>) -> Self {
         Self {
             tls: true,
+            tls_keys: "cert = \"tls/cert.pem\"\nkey = \"tls/key.pem\"\n".into(),
             server: String::new(),
             limits: String::new(),
             admin: String::new(),
@@ -64,6 +67,19 @@ impl Setup {
     pub(crate) fn plain(mut self) -> Self {
         self.tls = false;
         self
+    }
+
+    /// More lines of `[server.tls]`.
+    pub(crate) fn tls_keys(mut self, lines: &str) -> Self {
+        self.tls_keys.push_str(lines);
+        self.tls_keys.push('\n');
+        self
+    }
+
+    /// These lines of `[server.tls]` instead of the tests' own certificate.
+    pub(crate) fn tls_only(mut self, lines: &str) -> Self {
+        self.tls_keys.clear();
+        self.tls_keys(lines)
     }
 
     /// Lines of `[server]`.
@@ -109,7 +125,7 @@ impl Setup {
         let mut text = String::from("[server]\nlisten = [\"127.0.0.1:0\"]\n");
         text.push_str(&self.server);
         if self.tls {
-            text.push_str("[server.tls]\ncert = \"tls/cert.pem\"\nkey = \"tls/key.pem\"\n");
+            let _ = write!(text, "[server.tls]\n{}", self.tls_keys);
             if self.client_ca.is_some() {
                 text.push_str("client_ca = \"tls/clients.pem\"\n");
             }
@@ -305,7 +321,7 @@ impl Gate {
         assert!(status.success(), "the gate's process is there");
     }
 
-    /// Asks for a reload and waits until one more ended this way: `ok` or `error`, as the metric says it.
+    /// Asks for a reload and waits until one more ended this way: `ok` or `refused`, as the metric says it.
     pub(crate) async fn reload(&self, result: &str) {
         let name = format!("hooklatch_config_reloads_total{{result=\"{result}\"}}");
         let before = self.metric(&name).await;

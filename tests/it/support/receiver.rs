@@ -177,10 +177,9 @@ async fn serve(socket: TcpStream, shared: Arc<Shared>, connection: usize) {
             act = *then;
         }
         let (bytes, keep) = match act {
-            Act::Answer(status, body) => (
-                format!("HTTP/1.1 {status} Status\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes(),
-                true,
-            ),
+            Act::Answer(status, body) => {
+                (format!("HTTP/1.1 {status} Status\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes(), true)
+            }
             Act::Raw(bytes) => (bytes, true),
             Act::RawThenClose(bytes) => (bytes, false),
             Act::Endless(first, again) => {

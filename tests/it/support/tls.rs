@@ -76,8 +76,7 @@ impl Identity {
 
     /// A server of this identity that offers these protocols by ALPN.
     pub(crate) fn serve(&self, alpn: &[&str]) -> Arc<ServerConfig> {
-        let mut config =
-            ServerConfig::builder().with_no_client_auth().with_single_cert(self.chain(), self.private_key()).expect("the identity is sound");
+        let mut config = ServerConfig::builder().with_no_client_auth().with_single_cert(self.chain(), self.private_key()).expect("the identity is sound");
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         Arc::new(config)
     }
