@@ -70,7 +70,7 @@ pub(crate) struct Call {
 
 /// The body still to be read.
 pub(crate) enum CallBody {
-    Incoming(hyper::body::Incoming),
+    Incoming(crate::listen::http::RequestBody),
     /// Bytes at hand: tests, and the offline commands.
     Whole(Bytes),
 }

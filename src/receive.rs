@@ -262,7 +262,7 @@ mod tests {
         let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
             let tell = tell.clone();
             async move {
-                let got = body(CallBody::Incoming(request.into_body()), &limits, |_| Ok(()), &mut |_| ()).await;
+                let got = body(CallBody::Incoming(request.into_body().into()), &limits, |_| Ok(()), &mut |_| ()).await;
                 let text = got.map(|chunks| String::from_utf8_lossy(&chunks.to_bytes()).into_owned()).map_err(|why| why.reason);
                 tell.send(text).await.expect("the test listens");
                 Ok::<_, std::convert::Infallible>(http::Response::new(Chunks::default()))

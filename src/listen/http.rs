@@ -28,7 +28,7 @@ use http::{
     request::Parts,
 };
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -232,7 +232,13 @@ impl<S: Serve> Session<S> {
         let flaw = if http1 { watch.flaw(number) } else { None };
         let framed = flaw.map_or_else(|| framing_check(&head), |flaw| Err(Reject::new(Reason::BadRequest, flaw)));
         let closes = http1 && framed.is_err();
-        let call = Call { id: EventId::new(), started: self.clock.now(), conn: Arc::clone(&self.conn), head, body: CallBody::Incoming(body) };
+        let call = Call {
+            id: EventId::new(),
+            started: self.clock.now(),
+            conn: Arc::clone(&self.conn),
+            head,
+            body: CallBody::Incoming(RequestBody { incoming: Some(body), discard: !http1 }),
+        };
         let work = match framed.and_then(|()| self.budget.request()) {
             Ok(guard) => Work::Running(Detached::new(Arc::clone(&self.serve), call, guard)),
             Err(why) => Work::Refused(self.serve.refuse(call, why)),
@@ -245,7 +251,8 @@ impl<S: Serve> Session<S> {
             if closes || (http1 && active.watch.unfinished(number)) {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok(response.map(|body| AnswerBody { body, _active: active.answered(), _guard: guard }))
+            let piece = if http1 { usize::MAX } else { H2_PIECE };
+            Ok(response.map(|body| AnswerBody { body, rest: Bytes::new(), piece, _active: active.answered(), _guard: guard }))
         }
     }
 
@@ -365,9 +372,72 @@ impl Drop for Active {
     }
 }
 
+/// A request's body as it arrives.
+///
+/// Dropped before its end, an HTTP/2 body is discarded for a while longer: some clients (curl 7.88) take a stream that is reset
+/// during their upload for an error, although the answer came before. HTTP/1 does the same for the whole connection at its end.
+pub(crate) struct RequestBody {
+    /// Always there until it is dropped.
+    incoming: Option<Incoming>,
+    discard: bool,
+}
+
+impl From<Incoming> for RequestBody {
+    fn from(incoming: Incoming) -> Self {
+        Self { incoming: Some(incoming), discard: false }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
+        let polled = Pin::new(incoming).poll_frame(cx);
+        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+            self.discard = false;
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if self.discard
+            && !self.is_end_stream()
+            && let Some(mut incoming) = self.incoming.take()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(timeout(LINGER, async move {
+                let mut left = LINGER_BYTES;
+                while let Some(Ok(frame)) = incoming.frame().await {
+                    left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+                    if left == 0 {
+                        break;
+                    }
+                }
+            }));
+        }
+    }
+}
+
+/// How much of an answer HTTP/2 is given at once: it keeps what the peer's windows do not let out, and a piece is little to keep.
+const H2_PIECE: usize = 16 << 10;
+
 /// An answer's body, which holds the request's place in the budget until it is given to the socket.
 pub(super) struct AnswerBody {
     body: Full<Bytes>,
+    rest: Bytes,
+    piece: usize,
     _active: Active,
     _guard: Option<RequestGuard>,
 }
@@ -377,15 +447,22 @@ impl Body for AnswerBody {
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        if self.rest.is_empty() {
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => self.rest = frame.into_data().unwrap_or_default(),
+                other => return other,
+            }
+        }
+        let piece = self.piece.min(self.rest.len());
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(piece)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        SizeHint::with_exact(self.rest.len() as u64 + self.body.size_hint().lower())
     }
 }
 

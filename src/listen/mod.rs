@@ -506,3 +506,6 @@ fn open_files() -> Option<u64> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     line.split_ascii_whitespace().next()?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests;
