@@ -565,8 +565,9 @@ impl Writer {
         if queue.orders.is_empty() && !queue.lines.is_empty() && queue.lines.len() < QUEUED / 4 {
             queue = shared.bell.wait_timeout(queue, GATHER).unwrap_or_else(PoisonError::into_inner).0;
         }
-        let lines = mem::take(&mut queue.lines);
-        let taken = (lines, mem::take(&mut queue.dropped), mem::take(&mut queue.orders));
+        // As much room again: growing it line by line would be the requests' time.
+        let fresh = Vec::with_capacity(queue.lines.len());
+        let taken = (mem::replace(&mut queue.lines, fresh), mem::take(&mut queue.dropped), mem::take(&mut queue.orders));
         drop(queue);
         shared.waiting.store(0, Ordering::Relaxed);
         taken

@@ -818,9 +818,8 @@ mod tests {
         metrics.encode().lines().any(|found| found == line)
     }
 
-    #[test]
-    fn every_name_of_the_contract_stands_after_a_scripted_run() {
-        let m = metrics();
+    /// One of everything; the handles keep their series.
+    fn scripted(m: &Arc<Metrics>) -> (RouteMetrics, RouteMetrics, FilterMetrics, DestinationMetrics) {
         let route = m.route("github", "github", &["#1", "old"]);
         route.ended(Ending::Forwarded, Duration::from_millis(3));
         route.refused(Reason::SignatureMismatch, Duration::from_millis(1));
@@ -847,6 +846,13 @@ mod tests {
         m.set_certificates([("hooks.example.com", 2000)]);
         m.connections.add(2);
         m.buffered_bytes.set(10);
+        (route, unrouted, filter, destination)
+    }
+
+    #[test]
+    fn every_name_of_the_contract_stands_after_a_scripted_run() {
+        let m = metrics();
+        let _held = scripted(&m);
         for line in [
             r#"hooklatch_build_info{version="1.2.3"} 1"#,
             r#"hooklatch_requests_total{route="github",outcome="forwarded"} 1"#,
@@ -947,6 +953,20 @@ mod tests {
         assert!(text.contains("# HELP hooklatch_requests_total Requests by"), "{text}");
         assert!(text.contains("# TYPE hooklatch_request_duration_seconds histogram\n"), "{text}");
         assert!(!text.contains("# UNIT") && !text.contains("# EOF"), "{text}");
+    }
+
+    #[test]
+    fn every_name_is_documented() {
+        let m = metrics();
+        let docs = include_str!("../../docs/metrics.md");
+        let filled = scripted(&m);
+        let text = m.encode_plain();
+        let names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+        assert!(names.len() > 20, "{names:?}");
+        for name in names {
+            assert!(docs.contains(&format!("| `{name}` |")), "{name} is missing in docs/metrics.md");
+        }
+        drop(filled);
     }
 
     #[test]

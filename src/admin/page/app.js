@@ -106,7 +106,7 @@ function empty() {
     h("h2", {}, "Nothing received yet"),
     h("p", {}, "Events that a route delivers to ", h("code", {}, "builtin:inspector"), " are shown here, byte for byte as a receiver gets them."),
     h("p", {}, "Send one:"),
-    h("pre", {}, "hooklatch send github --url https://127.0.0.1:8443/github"),
+    h("pre", {}, "hooklatch send github --url https://localhost:8443/github --secret file:config/github.secret --insecure"),
     h("p", { class: "dim" }, "Refused requests are under ", h("button", { class: "link", onclick: () => show("decisions") }, "Decisions"), "."),
   ];
 }
