@@ -14,7 +14,7 @@ use super::{
     Facts,
     key::KeyForm,
     mac::{Algorithm, Encoding, Mac, Tag},
-    place::{Body, MAX_SIGNATURES, Pick, Place, Required},
+    place::{At, Body, MAX_SIGNATURES, Pick, Place, Required},
     template::{Render, Template},
     timestamp::Timestamp,
 };
@@ -101,12 +101,12 @@ enum Macs {
     Later,
 }
 
-/// Which key it was, and a digest of what it signed.
+/// Which key it was, and its signature.
 pub(super) struct Matched {
     pub(super) label: Arc<str>,
     pub(super) timestamp_ms: Option<i64>,
-    /// Tells one signed content from another; not usable as a signature.
-    pub(super) content: [u8; 32],
+    at: usize,
+    tag: Tag,
 }
 
 impl Engine {
@@ -134,6 +134,14 @@ impl Engine {
         !self.streams
             || self.recipe.timestamp.as_ref().is_some_and(|t| !t.place.in_head())
             || self.recipe.require.iter().any(|required| !required.place.in_head())
+    }
+
+    /// Whether any of those stand in a JSON body.
+    pub(super) fn needs_json(&self) -> bool {
+        let recipe = &self.recipe;
+        let places = recipe.signatures.iter().map(|signature| &signature.place).chain(recipe.timestamp.iter().map(|timestamp| &timestamp.place));
+        let places = places.chain(recipe.require.iter().map(|required| &required.place)).chain(recipe.body_digest.iter().map(|digest| &digest.place));
+        places.chain(recipe.signed.iter().flat_map(Template::places)).any(|place| matches!(place.at, At::Json { .. }))
     }
 
     pub(super) fn verification(&self) -> Verification {
@@ -180,15 +188,7 @@ impl Engine {
     }
 
     /// Judges the whole request. `body` is there where [`Engine::needs_fields`] says so.
-    pub(super) fn finish(
-        &self,
-        running: Running,
-        facts: &Facts<'_>,
-        chunks: &Chunks,
-        body: Option<Body<'_>>,
-        now_ms: i64,
-        want_content: bool,
-    ) -> Result<Matched, Reject> {
+    pub(super) fn finish(&self, running: Running, facts: &Facts<'_>, chunks: &Chunks, body: Option<Body<'_>>, now_ms: i64) -> Result<Matched, Reject> {
         let recipe = &self.recipe;
         let given = match running.given {
             Given::Later => recipe.given(facts, body)?,
@@ -229,25 +229,26 @@ impl Engine {
         if let Some(digest) = &recipe.body_digest {
             digest.check(facts, chunks, body)?;
         }
-        let content = if !want_content {
-            [0; 32]
-        } else if recipe.several() {
-            // One signature of several could be taken away; what they all sign could not.
-            let mut hash = Sha256::new();
-            let digest = recipe.signed[0].needs_body_digest().then(|| digests(chunks));
-            let key = &self.keys[at];
-            let render = Render { secret: Some(b""), digest, ..self.render(facts, body, key) };
-            recipe.signed[0].head(&render, &mut |bytes| hash.update(bytes))?;
-            if recipe.signed[0].has_body() {
-                chunks.pieces().for_each(|piece| hash.update(piece));
-                recipe.signed[0].tail(&render, &mut |bytes| hash.update(bytes))?;
-            }
-            hash.finalize().into()
-        } else {
-            // The signature itself stands for what it signs; hashed, so that a stored key is never a usable signature.
-            Sha256::new().chain_update(b"hooklatch content\0").chain_update(tag.as_slice()).finalize().into()
-        };
-        Ok(Matched { label: self.keys[at].label.clone(), timestamp_ms, content })
+        Ok(Matched { label: self.keys[at].label.clone(), timestamp_ms, at, tag: *tag })
+    }
+
+    /// A digest that tells what was signed from anything else that may be signed; it is not usable as a signature.
+    pub(super) fn content(&self, matched: &Matched, facts: &Facts<'_>, chunks: &Chunks, body: Option<Body<'_>>) -> Result<[u8; 32], Reject> {
+        if !self.recipe.several() {
+            // The signature itself stands for what it signs; hashed, so that a stored key is never a usable one.
+            return Ok(Sha256::new().chain_update(b"hooklatch content\0").chain_update(matched.tag.as_slice()).finalize().into());
+        }
+        // One signature of several could be taken away; what they all sign could not.
+        let mut hash = Sha256::new();
+        let template = &self.recipe.signed[0];
+        let digest = template.needs_body_digest().then(|| digests(chunks));
+        let render = Render { secret: Some(b""), digest, ..self.render(facts, body, &self.keys[matched.at]) };
+        template.head(&render, &mut |bytes| hash.update(bytes))?;
+        if template.has_body() {
+            chunks.pieces().for_each(|piece| hash.update(piece));
+            template.tail(&render, &mut |bytes| hash.update(bytes))?;
+        }
+        Ok(hash.finalize().into())
     }
 
     /// The signature that the key `at` gives a request, by the first template: for sending.
@@ -306,10 +307,7 @@ impl Recipe {
     /// Whether one request may carry several signatures.
     fn several(&self) -> bool {
         self.signatures.len() > 1
-            || self
-                .signatures
-                .iter()
-                .any(|s| matches!(s.place.pick, Pick::Pairs { .. } | Pick::List { .. }) || matches!(s.place.at, super::place::At::Numbered(_)))
+            || self.signatures.iter().any(|s| matches!(s.place.pick, Pick::Pairs { .. } | Pick::List { .. }) || matches!(s.place.at, At::Numbered(_)))
     }
 
     pub(super) fn verification(&self) -> Verification {

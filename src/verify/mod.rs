@@ -25,6 +25,9 @@ mod template;
 mod timestamp;
 mod token;
 
+#[cfg(test)]
+mod tests;
+
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use data_encoding::HEXLOWER;
@@ -47,7 +50,7 @@ use crate::{
     reject::{Reason, Reject},
     secret::Secret,
     section::Section,
-    validate::json::{Pointer, Value},
+    validate::json::{Flaw, Pointer, Value},
 };
 
 /// The head of a request, as far as signatures go.
@@ -420,38 +423,47 @@ impl Plan {
     /// Judges the proof, the whole body being there and fed.
     pub(crate) fn finish(&self, feed: Feed, facts: &Facts<'_>, body: &Chunks, now_ms: i64) -> Result<Signed, Reject> {
         let Some(form) = self.forms.get(feed.form) else { return Ok(self.unverified(facts, body)) };
-        let identity = &form.variant.identity;
+        let (identity, pointers) = (&form.variant.identity, &form.variant.pointers);
         let before = matches!(&form.ready, Ready::Signature(engine) if engine.needs_fields());
-        let whole = (before || !form.variant.pointers.is_empty()).then(|| Whole::new(facts, body, &form.variant.pointers));
-        let mut fields: Option<Vec<Option<Value<'_>>>> = None;
+        let whole = (before || identity.reads_body()).then(|| Whole::new(facts, body, pointers));
+        let mut fields = None;
         if before && let Some(whole) = &whole {
-            fields = Some(scan(whole, &form.variant.pointers).map_err(|why| Reject::new(Reason::SignatureMalformed, why))?);
-        }
-        let (label, timestamp_ms, content) = match (feed.state, &form.ready) {
-            (State::Running(running), Ready::Signature(engine)) => {
-                let known = whole.as_ref().zip(fields.as_deref()).map(|(whole, fields)| Body { whole, fields });
-                let matched = engine.finish(running, facts, body, known, now_ms, identity.replay != ReplayRule::None)?;
-                (matched.label, matched.timestamp_ms, Some(matched.content))
+            let (found, flaw) = scan(whole, pointers);
+            if let (Some(flaw), Ready::Signature(engine)) = (flaw, &form.ready)
+                && engine.needs_json()
+            {
+                return Err(Reject::new(Reason::SignatureMalformed, format!("a field of the body is needed, and {flaw}")));
             }
-            (State::Proven(label), Ready::Token(..) | Ready::Basic(_)) => (label, None, None),
+            fields = Some(found);
+        }
+        let known = whole.as_ref().zip(fields.as_deref()).map(|(whole, fields)| Body { whole, fields });
+        let (label, matched) = match (feed.state, &form.ready) {
+            (State::Running(running), Ready::Signature(engine)) => {
+                let matched = engine.finish(running, facts, body, known, now_ms)?;
+                (matched.label.clone(), Some((engine, matched)))
+            }
+            (State::Proven(label), Ready::Token(..) | Ready::Basic(_)) => (label, None),
             // A feed of another plan proves nothing here.
             _ => return Err(Reject::new(Reason::SignatureMismatch, "the request was prepared by another policy")),
         };
         if fields.is_none()
             && let Some(whole) = &whole
         {
-            fields = scan(whole, &form.variant.pointers).ok();
+            fields = Some(scan(whole, pointers).0);
         }
         let known = whole.as_ref().zip(fields.as_deref()).map(|(whole, fields)| Body { whole, fields });
-        let names = identity.names(facts, known);
-        let replay = identity.key(facts, known, content, names.1.as_deref());
+        let (delivery_id, event_type) = identity.names(facts, known);
+        let replay = match &matched {
+            Some((engine, matched)) => identity.key(facts, known, event_type.as_deref(), &|| engine.content(matched, facts, body, known))?,
+            None => None,
+        };
         Ok(Signed {
             verification: form.verification(),
             provider: self.provider().cloned(),
             secret: Some(label),
-            delivery_id: names.0,
-            event_type: names.1,
-            timestamp_ms,
+            delivery_id,
+            event_type,
+            timestamp_ms: matched.and_then(|(_, matched)| matched.timestamp_ms),
             replay,
             minted: Minted(()),
         })
@@ -462,9 +474,8 @@ impl Plan {
         let (mut delivery_id, mut event_type) = (None, None);
         if let Some(form) = self.forms.get(self.choose(facts)) {
             let whole = Whole::new(facts, body, &form.variant.pointers);
-            let fields = scan(&whole, &form.variant.pointers).ok();
-            let known = fields.as_deref().map(|fields| Body { whole: &whole, fields });
-            (delivery_id, event_type) = form.variant.identity.names(facts, known);
+            let (fields, _) = scan(&whole, &form.variant.pointers);
+            (delivery_id, event_type) = form.variant.identity.names(facts, Some(Body { whole: &whole, fields: &fields }));
         }
         Signed {
             verification: Verification::None,
@@ -479,12 +490,16 @@ impl Plan {
     }
 }
 
-/// The values at the pointers. A body that is empty, or a form, has no fields; one that is not JSON is refused.
-fn scan<'w>(whole: &'w Whole<'_>, pointers: &[Pointer]) -> Result<Vec<Option<Value<'w>>>, String> {
-    if pointers.is_empty() || whole.bytes().is_empty() || whole.form().is_ok() {
-        return Ok(vec![None; pointers.len()]);
+/// The values at the pointers, and why there are none. The content type does not matter: it is not signed, so it must not decide
+/// whether a signed field is there.
+fn scan<'w>(whole: &'w Whole<'_>, pointers: &[Pointer]) -> (Vec<Option<Value<'w>>>, Option<Flaw>) {
+    if pointers.is_empty() {
+        return (Vec::new(), None);
     }
-    whole.scan().map_err(|flaw| format!("a field of the body is needed, and {flaw}"))
+    match whole.scan() {
+        Ok(found) => (found, None),
+        Err(flaw) => (vec![None; pointers.len()], Some(flaw)),
+    }
 }
 
 impl Identity {
@@ -493,24 +508,36 @@ impl Identity {
         (self.id.as_ref().and_then(|place| place.text(facts, body)), self.types.iter().find_map(|place| place.text(facts, body)))
     }
 
-    fn key(&self, facts: &Facts<'_>, body: Option<Body<'_>>, content: Option<[u8; 32]>, event_type: Option<&str>) -> Option<ReplayKey> {
-        let content = content.map(|digest| ReplayKey { kind: ReplayKind::Content, digest })?;
-        match &self.replay {
+    /// Whether any of its names stands in the body.
+    fn reads_body(&self) -> bool {
+        self.id.iter().chain(&self.types).any(|place| !place.in_head())
+    }
+
+    /// What the replay record is keyed on; `content` is asked only where it counts.
+    fn key(
+        &self,
+        facts: &Facts<'_>,
+        body: Option<Body<'_>>,
+        event_type: Option<&str>,
+        content: &dyn Fn() -> Result<[u8; 32], Reject>,
+    ) -> Result<Option<ReplayKey>, Reject> {
+        let of_content = |digest| ReplayKey { kind: ReplayKind::Content, digest };
+        Ok(match &self.replay {
             ReplayRule::None => None,
-            ReplayRule::Content => Some(content),
+            ReplayRule::Content => Some(of_content(content()?)),
             // An id that is absent from what was signed cannot be taken away or put there by anybody else.
             ReplayRule::Id => Some(match self.id.as_ref().and_then(|place| place.value(facts, body).ok().flatten()) {
                 Some(id) => ReplayKey::of_id(&id),
-                None => content,
+                None => of_content(content()?),
             }),
-            ReplayRule::ContentAndType(known) => Some(match event_type.filter(|name| known.iter().any(|k| k == name)) {
-                Some(name) => ReplayKey {
-                    digest: Sha256::new().chain_update(b"hooklatch typed\0").chain_update(content.digest).chain_update(name).finalize().into(),
-                    ..content
-                },
-                None => content,
-            }),
-        }
+            ReplayRule::ContentAndType(known) => {
+                let digest = content()?;
+                Some(of_content(match event_type.filter(|name| known.iter().any(|k| k == name)) {
+                    Some(name) => Sha256::new().chain_update(b"hooklatch typed\0").chain_update(digest).chain_update(name).finalize().into(),
+                    None => digest,
+                }))
+            }
+        })
     }
 }
 

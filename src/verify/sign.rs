@@ -121,7 +121,7 @@ impl Signing<'_> {
                     let facts = self.request.facts();
                     let pointers = &self.form.variant.pointers;
                     let whole = Whole::new(&facts, &self.request.body, pointers);
-                    let fields = scan(&whole, pointers)?;
+                    let (fields, _) = scan(&whole, pointers);
                     let body = Body { whole: &whole, fields: &fields };
                     engine.compute(&facts, &self.request.body, Some(body), 0).map_err(|why| why.detail.into_owned())?
                 };
@@ -139,7 +139,7 @@ impl Signing<'_> {
         let facts = self.request.facts();
         let pointers = &self.form.variant.pointers;
         let whole = Whole::new(&facts, &self.request.body, pointers);
-        let Ok(fields) = scan(&whole, pointers) else { return false };
+        let (fields, _) = scan(&whole, pointers);
         place.value(&facts, Some(Body { whole: &whole, fields: &fields })).is_ok_and(|value| value.is_some())
     }
 
