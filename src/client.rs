@@ -146,6 +146,9 @@ fn is_port(text: &str) -> bool {
 
 // -- Forwarded, RFC 7239 --
 
+/// Parameters that one element may have: RFC 7239 knows four.
+const PARAMETERS: usize = 16;
+
 fn forwarded(rule: &Rule, peer: IpAddr, headers: &HeaderMap) -> Result<IpAddr, Reject> {
     let mut hop = peer;
     for line in headers.get_all(header::FORWARDED).iter().rev() {
@@ -258,7 +261,7 @@ impl<'a> Scan<'a> {
         let mut seen: Vec<&str> = Vec::new();
         loop {
             let name = self.token()?;
-            if seen.iter().any(|other| other.eq_ignore_ascii_case(name)) || self.next()? != b'=' {
+            if seen.len() == PARAMETERS || seen.iter().any(|other| other.eq_ignore_ascii_case(name)) || self.next()? != b'=' {
                 return None;
             }
             let value = match self.peek()? {
@@ -531,6 +534,9 @@ mod tests {
         for value in refused {
             fwd("10.0.0.1", &[value], "bad_request");
         }
+        let many = |count: usize| (1..count).map(|at| format!("x{at}=1;")).collect::<String>() + "for=203.0.113.9";
+        fwd("10.0.0.1", &[&many(16)], "203.0.113.9");
+        fwd("10.0.0.1", &[&many(17)], "bad_request");
     }
 
     #[test]

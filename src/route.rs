@@ -118,16 +118,6 @@ impl FromStr for Host {
     }
 }
 
-impl Host {
-    /// Whether a name, lower case, is meant.
-    pub(crate) fn matches(&self, name: &str) -> bool {
-        match self {
-            Self::Exact(host) => host == name,
-            Self::Below(host) => name.strip_suffix(host.as_str()).is_some_and(|labels| labels.ends_with('.')),
-        }
-    }
-}
-
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -798,7 +788,49 @@ mod tests {
         host("example.com.", "`example.com.` is not a host name");
     }
 
+    /// The documented order, the slow way: every route that matches, the least rank wins.
+    fn slowly(routes: &[(String, String, String)], method: &str, host: &str, path: &str) -> Option<usize> {
+        let rank = |(index, (pattern_host, pattern, methods)): (usize, &(String, String, String))| {
+            let host_rank = match pattern_host.strip_prefix("*.") {
+                None if pattern_host.is_empty() => usize::MAX,
+                None if *pattern_host == host => 0,
+                Some(below) if host.ends_with(&format!(".{below}")) => 1000 - below.len(),
+                _ => return None,
+            };
+            let (wanted, got): (Vec<&str>, Vec<&str>) = (pattern.split('/').skip(1).collect(), path.split('/').skip(1).collect());
+            let rest = wanted.last() == Some(&"*");
+            let fits = wanted.iter().zip(&got).all(|(w, g)| w == g || *w == "*" || (w.starts_with('{') && !g.is_empty()));
+            if !fits || !methods.split(' ').any(|m| m == method) || (if rest { got.len() < wanted.len() } else { got.len() != wanted.len() }) {
+                return None;
+            }
+            let literals: Vec<bool> = wanted.iter().map(|w| w.starts_with('{')).collect();
+            Some((host_rank, rest, if rest { 1000 - wanted.len() } else { 0 }, literals, index))
+        };
+        routes.iter().enumerate().filter_map(rank).min().map(|(.., index)| index)
+    }
+
     proptest::proptest! {
+        #[test]
+        fn the_table_agrees_with_the_documented_order(
+            routes in proptest::collection::vec(("(|h\\.x|y\\.h\\.x|\\*\\.x|\\*\\.h\\.x)", "(/(a|b|\\{p\\})){0,3}(/|/a|/\\*)", "(GET|POST|GET POST)"), 1..12),
+            asked in proptest::collection::vec(("(GET|POST|PUT)", "(h\\.x|y\\.h\\.x|z\\.h\\.x|x|other)", "(/(a|b|c)){0,4}/?"), 8),
+        ) {
+            let mut names = 0;
+            let routes: Vec<_> = routes.into_iter().map(|(host, path, methods)| {
+                let unique = path.split("{p}").fold(String::new(), |done, part| if done.is_empty() { part.to_owned() } else { names += 1; format!("{done}{{p{names}}}{part}") });
+                (host, unique, methods)
+            }).collect();
+            let borrowed: Vec<_> = routes.iter().map(|(host, path, methods)| (host.as_str(), path.as_str(), methods.as_str())).collect();
+            if let Ok(table) = table(&borrowed) {
+                for (method, host, path) in asked {
+                    let path = if path.is_empty() { "/" } else { path.as_str() };
+                    let head = head(&method, path, &[&host]).expect("a request");
+                    let got = table.find(&head, None).ok().map(|found| found.index);
+                    proptest::prop_assert_eq!(got, slowly(&routes, &method, &host, path), "{} {}{} {:?}", method, host, path, routes);
+                }
+            }
+        }
+
         #[test]
         fn what_matches_is_what_arrived(path in "/([a-z./%;\\\\]|%2[ef]|%5c|%25){0,12}") {
             let table = table(&[("", "/*", "POST")]).expect("nothing is ambiguous");

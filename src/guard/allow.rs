@@ -31,10 +31,6 @@ impl IpSet {
             IpAddr::V6(v6) => self.v6.get_lpm(&Ipv6Net::from(v6)).is_some(),
         }
     }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.v4.is_empty() && self.v6.is_empty()
-    }
 }
 
 impl FromIterator<IpNet> for IpSet {

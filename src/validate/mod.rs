@@ -130,7 +130,7 @@ pub(crate) fn payload(
         };
         json::check(text, rule.max_depth, rule.unique_keys).map_err(|flaw| Reject::new(Reason::NotJson, flaw.to_string()))?;
         if let Some(schema) = &rule.schema {
-            schema.check(text)?;
+            schema.check(text, reserve)?;
         }
     }
     Ok(decoded)
