@@ -6,6 +6,7 @@
 //! lines a second; the next line that is written says how many were held back.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     net::SocketAddr,
     path::Path,
@@ -155,14 +156,23 @@ pub(crate) fn policy_refused(metrics: &Metrics, file: &Path, problems: &[Problem
     error!(policy = %file.display(), errors = problems.len(), "the changed policy is refused, the one before goes on serving");
 }
 
-/// The certificates that are served from now on: name and Unix time in seconds at which each ends.
+/// The days left that were last told of a certificate, so that it is told once a day.
+static CERTIFICATES: Mutex<BTreeMap<String, i64>> = Mutex::new(BTreeMap::new());
+
+/// The certificates that are served from now on: name and Unix time in seconds at which each ends. May be called at any time again; one
+/// that ends within 14 days is told of once a day.
 pub(crate) fn certificates_loaded(metrics: &Metrics, ends: &[(String, i64)], wall_ms: i64) {
     metrics.set_certificates(ends.iter().map(|(name, at)| (name.as_str(), *at)));
+    let mut told = CERTIFICATES.lock().unwrap_or_else(PoisonError::into_inner);
+    told.retain(|name, _| ends.iter().any(|(served, _)| served == name));
     for (name, at) in ends {
         let days = (at - wall_ms / 1000).div_euclid(86_400);
+        if days >= 14 || told.insert(name.clone(), days) == Some(days) {
+            continue;
+        }
         if days < 0 {
             error!(certificate = %name, days, "a certificate has expired; senders will refuse it");
-        } else if days < 14 {
+        } else {
             warn!(certificate = %name, days, "a certificate ends soon");
         }
     }
@@ -279,6 +289,20 @@ mod tests {
         assert_eq!(log.lines().count(), 3, "{log}");
         assert!(log.contains("reject.code=\"signature_mismatch\"") && !log.contains('\u{1b}'), "{log}");
         assert_eq!(audit.decisions().list(0).len(), 3);
+    }
+
+    #[test]
+    fn a_certificate_that_ends_is_told_once_a_day() {
+        let metrics = Metrics::with_clock("0", Clock::hand(0));
+        let days = |n: i64| n * 86_400;
+        let ends = [("soon.pem".to_owned(), days(3) + 5), ("later.pem".to_owned(), days(90))];
+        let log = captured("info", || {
+            for minute in 0..2000 {
+                certificates_loaded(&metrics, &ends, minute * 60_000);
+            }
+            certificates_loaded(&metrics, &ends, days(4) * 1000);
+        });
+        assert_eq!((log.matches("soon.pem").count(), log.matches("has expired").count(), log.matches("later.pem").count()), (4, 1, 0), "{log}");
     }
 
     #[test]
