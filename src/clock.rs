@@ -58,7 +58,7 @@ impl Clock {
         Self(Source::System)
     }
 
-    /// A clock that stands until [`Clock::advance`] or [`Clock::step_wall`] moves it.
+    /// A clock that stands until `advance` or `step_wall` moves it.
     pub(crate) fn hand(wall_ms: i64) -> Self {
         Self(Source::Hand(Arc::new(Hand { wall_ms: AtomicI64::new(wall_ms), mono: AtomicU64::new(1_000_000_000) })))
     }

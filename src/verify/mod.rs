@@ -1,6 +1,6 @@
 //! Who sent it: judges the proof that a request carries, by a provider's definition and a route's secrets. Pure.
 //!
-//! [`Plan::prepare`] decides what the head alone can (missing, malformed, stale), [`Feed::update`] takes the body's bytes as they
+//! [`Plan::prepare`] decides what the head alone can (missing, malformed, stale), [`Plan::update`] takes the body's bytes as they
 //! arrive, [`Plan::finish`] says whether the proof holds. Only this file makes a [`Signed`] whose verification is not `none`:
 //! review [`Plan::finish`]. What a scheme signs decides what may be believed: a delivery id that is not signed never keys a replay
 //! record, and a scheme that leaves the body out gives [`Verification::Sender`]. Never here: sockets, clocks, files.
