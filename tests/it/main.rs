@@ -8,6 +8,7 @@ mod framing;
 mod http2;
 mod lifecycle;
 mod mistakes;
+mod modes;
 mod payloads;
 mod policy;
 mod programs;
