@@ -11,6 +11,7 @@ mod condition;
 mod config;
 mod deliver;
 mod disk;
+mod egress;
 mod event;
 mod filter;
 mod guard;

@@ -1,2 +1,370 @@
-//! An event to its receivers.
+//! Delivery: the event goes to its receivers now, and the claim on it ends here.
+//!
+//! Promises: a receiver gets what was verified, byte for byte, under headers that only the gate wrote. The required branch's answer
+//! is the sender's answer; others never decide nor delay it. Once begun, a delivery goes on although the sender hangs up. A claim is
+//! done only after its required branch was answered 2xx, and fails in every other end, cancelled tasks and panics included.
+//! Never: follows a redirect, sends twice what may have been acted upon (but for the one repeat of `http.rs`), waits without a limit.
+
+mod balance;
+mod headers;
+mod http;
 pub(crate) mod inspector;
+mod pool;
+mod settings;
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use ::http::StatusCode;
+use tokio::sync::{Semaphore, oneshot};
+use tokio_util::task::TaskTracker;
+
+#[expect(unused_imports, reason = "for filters, admin and config, which land beside this")]
+pub(crate) use self::{
+    headers::is_credential,
+    settings::{Settings, looks_like_url, read, read_url},
+};
+use crate::{
+    choose::Parcel,
+    clock::Clock,
+    event::Event,
+    observe::metrics::DestinationMetrics,
+    outcome::{Answer, Ending, Outcome},
+    reject::{Extra, Reason, Reject},
+};
+
+/// Why an event did not get its answer from a destination; read by the destination's owner.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Failure {
+    /// No connection, or one that ended without a byte of an answer. `sent`: whether the request may have arrived.
+    #[error("{why}")]
+    Unreachable { why: String, sent: bool },
+    /// Not all of connecting, answering and reading was over in time.
+    #[error("no answer within {} ms, while {phase}", after.as_millis())]
+    TimedOut { after: Duration, phase: &'static str },
+    /// What came back is no answer, or too large a one.
+    #[error("the answer is not valid: {why}")]
+    Invalid { why: String },
+    #[error("the answer is a redirect ({status}), which is never followed")]
+    Redirect { status: StatusCode },
+    /// `concurrency` requests were under way for all of the timeout.
+    #[error("the destination's `concurrency` was used up for all of its timeout")]
+    Busy,
+    /// The event cannot be written as a request.
+    #[error("{why}")]
+    Unsendable { why: String },
+}
+
+impl Failure {
+    /// What the sender hears.
+    pub(crate) fn reason(&self) -> Reason {
+        match self {
+            Self::Unreachable { .. } => Reason::UpstreamUnreachable,
+            Self::TimedOut { .. } => Reason::UpstreamTimeout,
+            Self::Invalid { .. } => Reason::UpstreamInvalid,
+            Self::Redirect { .. } => Reason::UpstreamRedirect,
+            Self::Busy => Reason::Overloaded,
+            Self::Unsendable { .. } => Reason::BadTarget,
+        }
+    }
+
+    /// The metric's `result`.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::Unreachable { .. } => "unreachable",
+            Self::TimedOut { .. } => "timeout",
+            Self::Invalid { .. } => "invalid",
+            Self::Redirect { .. } => "redirect",
+            Self::Busy => "busy",
+            Self::Unsendable { .. } => "unsendable",
+        }
+    }
+
+    fn reject(&self, destination: &str) -> Reject {
+        let reject = Reject::new(self.reason(), format!("{destination}: {self}"));
+        match self {
+            Self::Busy => reject.with(Extra::RetryAfter(Duration::from_secs(1))),
+            Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Invalid { .. } | Self::Redirect { .. } | Self::Unsendable { .. } => reject,
+        }
+    }
+}
+
+/// A destination that was opened: its connections, its limit, its counts.
+pub(crate) struct Destination {
+    name: Arc<str>,
+    kind: Kind,
+    timeout: Duration,
+    slots: Option<Semaphore>,
+    metrics: DestinationMetrics,
+}
+
+enum Kind {
+    Http(Box<http::Http>),
+    Inspector(Arc<inspector::Store>),
+}
+
+impl Destination {
+    /// Makes it ready; connects nowhere yet. The error says what the world lacks: such as the system's roots of trust.
+    pub(crate) fn open(settings: &Settings, metrics: DestinationMetrics, inspector: &Arc<inspector::Store>) -> Result<Arc<Self>, String> {
+        let kind = match &settings.to {
+            settings::To::Http(http) => Kind::Http(Box::new(http::Http::open(http, settings.timeout)?)),
+            settings::To::Inspector => Kind::Inspector(Arc::clone(inspector)),
+        };
+        Ok(Arc::new(Self { name: settings.name.as_str().into(), kind, timeout: settings.timeout, slots: settings.concurrency.map(Semaphore::new), metrics }))
+    }
+
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// One attempt: sends the event and reads the whole answer, within the destination's timeout.
+    pub(crate) async fn send(&self, event: &Event, strip_credentials: bool, attempt: u32) -> Result<Answer, Failure> {
+        let clock = Clock::system();
+        let started = clock.mono();
+        let ended = self.attempt(event, strip_credentials, attempt).await;
+        self.metrics.attempt(match &ended {
+            Ok(answer) if http::is_success(answer.status) => "ok",
+            Ok(_) => "refused",
+            Err(failure) => failure.code(),
+        });
+        self.metrics.duration(clock.mono().since(started));
+        ended
+    }
+
+    async fn attempt(&self, event: &Event, strip_credentials: bool, attempt: u32) -> Result<Answer, Failure> {
+        // The semaphore is never closed: an error would only mean no limit.
+        let _slot = match &self.slots {
+            None => None,
+            Some(slots) => match slots.try_acquire() {
+                Ok(slot) => Some(slot),
+                Err(_) => tokio::time::timeout(self.timeout, slots.acquire()).await.map_err(|_| Failure::Busy)?.ok(),
+            },
+        };
+        match &self.kind {
+            Kind::Http(http) => http.send(event, strip_credentials, attempt).await,
+            Kind::Inspector(store) => Ok(store.receive(event, attempt)),
+        }
+    }
+}
+
+/// Every destination of one policy, by name.
+#[derive(Default)]
+pub(crate) struct Destinations(HashMap<Arc<str>, Arc<Destination>>);
+
+impl Destinations {
+    pub(crate) fn get(&self, name: &str) -> Option<&Arc<Destination>> {
+        self.0.get(name)
+    }
+}
+
+impl FromIterator<Arc<Destination>> for Destinations {
+    fn from_iter<I: IntoIterator<Item = Arc<Destination>>>(all: I) -> Self {
+        Self(all.into_iter().map(|destination| (Arc::clone(&destination.name), destination)).collect())
+    }
+}
+
+/// Deliveries that go on without their sender: over all policies of a process; the end of the process waits for them.
+#[derive(Clone, Default)]
+pub(crate) struct Afterwork(TaskTracker);
+
+impl Afterwork {
+    /// Resolves when none is under way; new ones may still begin before that.
+    pub(crate) async fn finished(&self) {
+        self.0.close();
+        self.0.wait().await;
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        // Where the runtime is ending nothing can go on: dropping the claim fails it.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            self.0.spawn_on(work, &runtime);
+        }
+    }
+}
+
+/// The claim on an event: its record of branches, and its end. `replay::Claimed` is one; dropping it fails it.
+pub(crate) trait Claim: Send + 'static {
+    /// Whether an earlier copy of the event got this branch done.
+    fn branch_done(&self, name: &str) -> bool;
+
+    fn record_branch(&mut self, name: &str, ok: bool);
+
+    /// The event is done; copies of it get this answer.
+    fn done(self, answer: &Answer) -> impl Future<Output = ()> + Send;
+
+    /// It is not: the next copy runs the branches that are not done.
+    fn failed(self) -> impl Future<Output = ()> + Send;
+}
+
+/// Sends the event to all its branches, ends the claim, and says what the sender gets.
+///
+/// With a required branch: its answer, whatever its status, or the refusal its failure means; other branches go on beside and after
+/// it. Without one, or where an earlier copy got it done: `acknowledge`, at once. The claim is done with a 2xx of the required branch,
+/// before the sender hears of it; failed otherwise, after the other branches have ended, so that the next copy skips what they did.
+/// Not cancelled by dropping the future.
+pub(crate) async fn send<C: Claim>(
+    parcels: Vec<Parcel>,
+    destinations: &Destinations,
+    event: Arc<Event>,
+    claim: C,
+    acknowledge: Answer,
+    afterwork: &Afterwork,
+) -> Result<Outcome, Reject> {
+    let mut required = None;
+    let mut others = Vec::new();
+    for parcel in parcels {
+        if claim.branch_done(&parcel.to) {
+            continue;
+        }
+        let Some(destination) = destinations.get(&parcel.to) else {
+            // A policy is only built with all its destinations.
+            return Err(Reject::new(Reason::NoDestination, format!("no destination is named {}", parcel.to)));
+        };
+        let delivery = Delivery { destination: Arc::clone(destination), event: Arc::clone(&event), parcel };
+        if delivery.parcel.required && required.is_none() { required = Some(delivery) } else { others.push(delivery) }
+    }
+    Unstoppable::new(custody(required, others, claim, acknowledge, afterwork.clone()), afterwork).await
+}
+
+async fn custody<C: Claim>(
+    required: Option<Delivery>,
+    others: Vec<Delivery>,
+    mut claim: C,
+    acknowledge: Answer,
+    afterwork: Afterwork,
+) -> Result<Outcome, Reject> {
+    let others = Background::start(others, &afterwork);
+    let Some(delivery) = required else {
+        claim.done(&acknowledge).await;
+        return Ok(Outcome { ending: Ending::Forwarded, answer: acknowledge });
+    };
+    let ended = delivery.run().await;
+    let name = Arc::clone(&delivery.parcel.to);
+    if let Ok(answer) = &ended
+        && http::is_success(answer.status)
+    {
+        claim.record_branch(&name, true);
+        others.record_finished(&mut claim);
+        claim.done(answer).await;
+    } else {
+        claim.record_branch(&name, false);
+        if others.is_empty() {
+            claim.failed().await;
+        } else {
+            // The sender need not wait for them; a copy that comes meanwhile finds the event in flight.
+            afterwork.spawn(async move {
+                others.record_all(&mut claim).await;
+                claim.failed().await;
+            });
+        }
+    }
+    match ended {
+        Ok(answer) => Ok(Outcome { ending: Ending::Forwarded, answer }),
+        Err(failure) => Err(failure.reject(&name)),
+    }
+}
+
+/// One branch of one event.
+struct Delivery {
+    destination: Arc<Destination>,
+    event: Arc<Event>,
+    parcel: Parcel,
+}
+
+impl Delivery {
+    async fn run(&self) -> Result<Answer, Failure> {
+        self.destination.send(&self.event, self.parcel.strip_credentials, 1).await
+    }
+}
+
+/// The branches that are not required, each a task of its own.
+struct Background(Vec<(Arc<str>, oneshot::Receiver<bool>)>);
+
+impl Background {
+    fn start(others: Vec<Delivery>, afterwork: &Afterwork) -> Self {
+        let start = |delivery: Delivery| {
+            let (ended, end) = oneshot::channel();
+            let name = Arc::clone(&delivery.parcel.to);
+            afterwork.spawn(async move {
+                let ok = match delivery.run().await {
+                    Ok(answer) => http::is_success(answer.status),
+                    Err(failure) => {
+                        tracing::warn!(route = %delivery.event.route, event.id = %delivery.event.id, destination = %delivery.destination.name, why = %failure, "optional delivery failed");
+                        false
+                    }
+                };
+                // Nobody asks when the required branch was answered well.
+                let _ = ended.send(ok);
+            });
+            (name, end)
+        };
+        Self(others.into_iter().map(start).collect())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn record_finished(mut self, claim: &mut impl Claim) {
+        for (name, end) in &mut self.0 {
+            if let Ok(ok) = end.try_recv() {
+                claim.record_branch(name, ok);
+            }
+        }
+    }
+
+    async fn record_all(self, claim: &mut impl Claim) {
+        for (name, end) in self.0 {
+            claim.record_branch(&name, end.await.unwrap_or(false));
+        }
+    }
+}
+
+/// A future that runs where it is awaited, and as a task of its own from the moment it is dropped unfinished.
+struct Unstoppable<F: Future + Send + 'static> {
+    work: Option<Pin<Box<F>>>,
+    afterwork: Afterwork,
+}
+
+impl<F: Future + Send + 'static> Unstoppable<F> {
+    fn new(work: F, afterwork: &Afterwork) -> Self {
+        Self { work: Some(Box::pin(work)), afterwork: afterwork.clone() }
+    }
+}
+
+impl<F: Future + Send + 'static> Future for Unstoppable<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        // Taken out while it runs: what panicked is not run again, and its claim is dropped with it.
+        let mut work = self.work.take().expect("it is not polled after its end");
+        let polled = work.as_mut().poll(cx);
+        if polled.is_pending() {
+            self.work = Some(work);
+        }
+        polled
+    }
+}
+
+impl<F: Future + Send + 'static> Drop for Unstoppable<F> {
+    fn drop(&mut self) {
+        if let Some(work) = self.work.take() {
+            self.afterwork.spawn(async move {
+                work.await;
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
