@@ -25,7 +25,7 @@ use ::http::StatusCode;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
-#[expect(unused_imports, reason = "for filters, admin and config, which land beside this")]
+#[allow(unused_imports, reason = "for filters and config, which land beside this")]
 pub(crate) use self::{
     headers::is_credential,
     settings::{Settings, looks_like_url, read, read_url},
@@ -37,6 +37,7 @@ use crate::{
     observe::metrics::DestinationMetrics,
     outcome::{Answer, Ending, Outcome},
     reject::{Extra, Reason, Reject},
+    replay,
 };
 
 /// Why an event did not get its answer from a destination; read by the destination's owner.
@@ -192,18 +193,43 @@ impl Afterwork {
     }
 }
 
-/// The claim on an event: its record of branches, and its end. `replay::Claimed` is one; dropping it fails it.
-pub(crate) trait Claim: Send + 'static {
+/// The claim on an event: its record of branches, and its end. [`replay::Claimed`] is one; dropping it fails it.
+pub(crate) trait Claim: Send + Sync + 'static {
+    /// Whether an earlier copy of the event failed.
+    fn is_retry(&self) -> bool;
+
     /// Whether an earlier copy of the event got this branch done.
     fn branch_done(&self, name: &str) -> bool;
 
-    fn record_branch(&mut self, name: &str, ok: bool);
+    fn record_branch(&self, name: &str, ok: bool);
 
-    /// The event is done; copies of it get this answer.
-    fn done(self, answer: &Answer) -> impl Future<Output = ()> + Send;
+    /// The event is done; copies of it get this answer. An error where that could not be stored.
+    fn done(self, answer: &Answer) -> impl Future<Output = Result<(), Reject>> + Send;
 
     /// It is not: the next copy runs the branches that are not done.
     fn failed(self) -> impl Future<Output = ()> + Send;
+}
+
+impl Claim for replay::Claimed {
+    fn is_retry(&self) -> bool {
+        replay::Claimed::is_retry(self)
+    }
+
+    fn branch_done(&self, name: &str) -> bool {
+        replay::Claimed::branch_done(self, name)
+    }
+
+    fn record_branch(&self, name: &str, ok: bool) {
+        replay::Claimed::record_branch(self, name, ok);
+    }
+
+    async fn done(self, answer: &Answer) -> Result<(), Reject> {
+        replay::Claimed::done(self, answer).await
+    }
+
+    async fn failed(self) {
+        replay::Claimed::failed(self).await;
+    }
 }
 
 /// Sends the event to all its branches, ends the claim, and says what the sender gets.
@@ -211,6 +237,7 @@ pub(crate) trait Claim: Send + 'static {
 /// With a required branch: its answer, whatever its status, or the refusal its failure means; other branches go on beside and after
 /// it. Without one, or where an earlier copy got it done: `acknowledge`, at once. The claim is done with a 2xx of the required branch,
 /// before the sender hears of it; failed otherwise, after the other branches have ended, so that the next copy skips what they did.
+/// Receivers read `Hooklatch-Attempt: 1` of a first delivery, 2 of every later one.
 /// Not cancelled by dropping the future.
 pub(crate) async fn send<C: Claim>(
     parcels: Vec<Parcel>,
@@ -220,6 +247,7 @@ pub(crate) async fn send<C: Claim>(
     acknowledge: Answer,
     afterwork: &Afterwork,
 ) -> Result<Outcome, Reject> {
+    let attempt = if claim.is_retry() { 2 } else { 1 };
     let mut required = None;
     let mut others = Vec::new();
     for parcel in parcels {
@@ -230,22 +258,16 @@ pub(crate) async fn send<C: Claim>(
             // A policy is only built with all its destinations.
             return Err(Reject::new(Reason::NoDestination, format!("no destination is named {}", parcel.to)));
         };
-        let delivery = Delivery { destination: Arc::clone(destination), event: Arc::clone(&event), parcel };
+        let delivery = Delivery { destination: Arc::clone(destination), event: Arc::clone(&event), parcel, attempt };
         if delivery.parcel.required && required.is_none() { required = Some(delivery) } else { others.push(delivery) }
     }
     Unstoppable::new(custody(required, others, claim, acknowledge, afterwork.clone()), afterwork).await
 }
 
-async fn custody<C: Claim>(
-    required: Option<Delivery>,
-    others: Vec<Delivery>,
-    mut claim: C,
-    acknowledge: Answer,
-    afterwork: Afterwork,
-) -> Result<Outcome, Reject> {
+async fn custody<C: Claim>(required: Option<Delivery>, others: Vec<Delivery>, claim: C, acknowledge: Answer, afterwork: Afterwork) -> Result<Outcome, Reject> {
     let others = Background::start(others, &afterwork);
     let Some(delivery) = required else {
-        claim.done(&acknowledge).await;
+        claim.done(&acknowledge).await?;
         return Ok(Outcome { ending: Ending::Forwarded, answer: acknowledge });
     };
     let ended = delivery.run().await;
@@ -254,8 +276,8 @@ async fn custody<C: Claim>(
         && http::is_success(answer.status)
     {
         claim.record_branch(&name, true);
-        others.record_finished(&mut claim);
-        claim.done(answer).await;
+        others.record_finished(&claim);
+        claim.done(answer).await?;
     } else {
         claim.record_branch(&name, false);
         if others.is_empty() {
@@ -263,7 +285,7 @@ async fn custody<C: Claim>(
         } else {
             // The sender need not wait for them; a copy that comes meanwhile finds the event in flight.
             afterwork.spawn(async move {
-                others.record_all(&mut claim).await;
+                others.record_all(&claim).await;
                 claim.failed().await;
             });
         }
@@ -279,11 +301,12 @@ struct Delivery {
     destination: Arc<Destination>,
     event: Arc<Event>,
     parcel: Parcel,
+    attempt: u32,
 }
 
 impl Delivery {
     async fn run(&self) -> Result<Answer, Failure> {
-        self.destination.send(&self.event, self.parcel.strip_credentials, 1).await
+        self.destination.send(&self.event, self.parcel.strip_credentials, self.attempt).await
     }
 }
 
@@ -315,7 +338,7 @@ impl Background {
         self.0.is_empty()
     }
 
-    fn record_finished(mut self, claim: &mut impl Claim) {
+    fn record_finished(mut self, claim: &impl Claim) {
         for (name, end) in &mut self.0 {
             if let Ok(ok) = end.try_recv() {
                 claim.record_branch(name, ok);
@@ -323,7 +346,7 @@ impl Background {
         }
     }
 
-    async fn record_all(self, claim: &mut impl Claim) {
+    async fn record_all(self, claim: &impl Claim) {
         for (name, end) in self.0 {
             claim.record_branch(&name, end.await.unwrap_or(false));
         }
