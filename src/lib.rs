@@ -3,6 +3,8 @@
 
 mod admin;
 mod app;
+#[doc(hidden)]
+pub mod bench;
 mod choose;
 mod cli;
 mod client;

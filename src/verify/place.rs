@@ -552,9 +552,9 @@ fn numbered<'a>(facts: &Facts<'a>, prefix: &str) -> impl Iterator<Item = &'a [u8
 }
 
 /// The items of a list, blanks around them cut off.
-fn list<'v>(value: &'v [u8], separator: &str) -> impl Iterator<Item = &'v [u8]> {
+fn list<'a>(value: &'a [u8], separator: &'a str) -> impl Iterator<Item = &'a [u8]> {
     let mut rest = Some(value);
-    let separator = separator.as_bytes().to_vec();
+    let separator = separator.as_bytes();
     std::iter::from_fn(move || {
         let whole = rest?;
         match whole.windows(separator.len()).position(|window| window == separator) {
@@ -571,8 +571,8 @@ fn list<'v>(value: &'v [u8], separator: &str) -> impl Iterator<Item = &'v [u8]> 
     .map(<[u8]>::trim_ascii)
 }
 
-fn pairs<'v>(value: &'v [u8], separator: &str, assign: &str) -> impl Iterator<Item = (&'v [u8], &'v [u8])> {
-    let assign = assign.as_bytes().to_vec();
+fn pairs<'a>(value: &'a [u8], separator: &'a str, assign: &'a str) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+    let assign = assign.as_bytes();
     list(value, separator).filter_map(move |item| {
         let at = item.windows(assign.len()).position(|window| window == assign)?;
         Some((&item[..at], &item[at + assign.len()..]))

@@ -58,9 +58,9 @@ enum Part {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Port {
     AsIs,
-    /// A default port is left out.
+    /// Any port is left out.
     Without,
-    /// A default port is written out.
+    /// A default port is written out where there is none.
     With,
 }
 
@@ -500,16 +500,15 @@ fn merge(parts: Vec<Part>) -> Vec<Part> {
 /// Scheme, host and port of the public URL.
 fn url_base(facts: &Facts<'_>, port: Port, put: &mut dyn FnMut(&[u8])) {
     let base = facts.base;
-    let default = if base.starts_with("https:") { ":443" } else { ":80" };
     let host = base.find("://").map_or(0, |at| at + 3);
-    let has_port = base[host..].rsplit(']').next().unwrap_or("").contains(':');
-    match port {
-        Port::Without => put(base.strip_suffix(default).unwrap_or(base).as_bytes()),
-        Port::With if !has_port => {
+    let end = base.rfind(':').filter(|at| *at >= host && !base[*at..].contains(']'));
+    match (port, end) {
+        (Port::Without, Some(end)) => put(&base.as_bytes()[..end]),
+        (Port::With, None) => {
             put(base.as_bytes());
-            put(default.as_bytes());
+            put(if base.starts_with("https:") { b":443" } else { b":80" });
         }
-        Port::With | Port::AsIs => put(base.as_bytes()),
+        _ => put(base.as_bytes()),
     }
 }
 
@@ -574,5 +573,39 @@ impl fmt::Display for Part {
             Self::Param(name) => return write!(f, "`{{param:{name}}}`"),
         };
         write!(f, "`{{{name}}}`")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, Method};
+
+    use super::*;
+
+    #[test]
+    fn ports_are_left_out_and_written_out() {
+        let check = |base: &str, without: &str, with: &str| {
+            let headers = HeaderMap::new();
+            let facts = Facts { method: &Method::POST, base, target: "/", headers: &headers };
+            for (port, want) in [(Port::AsIs, base), (Port::Without, without), (Port::With, with)] {
+                let mut out = Vec::new();
+                url_base(&facts, port, &mut |bytes| out.extend_from_slice(bytes));
+                assert_eq!(String::from_utf8_lossy(&out), want);
+            }
+        };
+        check("https://h", "https://h", "https://h:443");
+        check("https://h:443", "https://h", "https://h:443");
+        check("http://h", "http://h", "http://h:80");
+        check("https://h:8443", "https://h", "https://h:8443");
+        check("https://[::1]", "https://[::1]", "https://[::1]:443");
+        check("https://[::1]:8443", "https://[::1]", "https://[::1]:8443");
+    }
+
+    #[test]
+    fn json_strings_are_written_as_json_stringify_does() {
+        let mut out = Vec::new();
+        json_string("a\"\\\u{8}\u{c}\n\r\t\u{1}\u{1f}\u{7f}\u{2028}é🚀/".as_bytes(), &mut |bytes| out.extend_from_slice(bytes)).expect("text");
+        assert_eq!(String::from_utf8_lossy(&out), "\"a\\\"\\\\\\b\\f\\n\\r\\t\\u0001\\u001f\u{7f}\u{2028}é🚀/\"");
+        assert!(json_string(b"\xff", &mut |_| {}).is_err());
     }
 }
