@@ -1,1 +1,246 @@
-//! The policy file to a Config that cannot be wrong.
+//! The policy file to a [`Config`] that cannot be wrong.
+//!
+//! Every room reads its own tables; this one reads what belongs to no other, looks names up across rooms, and hands out either a
+//! config or every problem of the file. Nothing is opened here but the files that the policy names.
+
+mod check;
+mod route;
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+pub(crate) use route::RouteConfig;
+
+use crate::{
+    admin, client, clock, deliver, filter, guard, listen, observe,
+    problem::{Problem, Severity, Source},
+    section::{Inputs, Reader, Section},
+    state, verify,
+};
+
+/// A policy, read and checked.
+pub(crate) struct Config {
+    pub(crate) listen: listen::Settings,
+    pub(crate) clients: client::Rule,
+    /// What providers sign where they sign the URL; else `https://` and the Host of the request.
+    pub(crate) public_url: Option<String>,
+    pub(crate) admin: Option<admin::Settings>,
+    pub(crate) state: state::Settings,
+    pub(crate) log: observe::setup::Settings,
+    pub(crate) filters: Vec<filter::Settings>,
+    pub(crate) destinations: Vec<deliver::Settings>,
+    /// In the file's order; a route's place is its index in `table`.
+    pub(crate) routes: Vec<Arc<RouteConfig>>,
+    pub(crate) table: Arc<crate::route::Table>,
+    /// Every file that was read, for the watcher.
+    pub(crate) files: BTreeSet<PathBuf>,
+    /// The policy as written, literal secrets and passwords masked: for the admin API.
+    pub(crate) shown: serde_json::Value,
+}
+
+/// How reading went: problems and warnings in any case, a config where there was no error.
+pub(crate) struct Read {
+    pub(crate) source: Source,
+    pub(crate) problems: Vec<Problem>,
+    /// Every file that was asked for, also by a policy that was refused.
+    pub(crate) files: BTreeSet<PathBuf>,
+    pub(crate) config: Option<Config>,
+}
+
+impl Read {
+    pub(crate) fn failed(&self) -> bool {
+        self.config.is_none()
+    }
+
+    pub(crate) fn warnings(&self) -> impl Iterator<Item = &Problem> {
+        self.problems.iter().filter(|problem| problem.severity == Severity::Warning)
+    }
+}
+
+/// The state directory: `$STATE_DIRECTORY`, else `/var/lib/hooklatch` for a policy under `/etc`, else `./var`.
+pub(crate) fn state_directory(policy: &Path) -> PathBuf {
+    // systemd hands out several directories parted by colons; the first is ours.
+    let given = std::env::var("STATE_DIRECTORY").ok().and_then(|dirs| dirs.split(':').next().map(str::to_owned));
+    match given.filter(|dir| !dir.is_empty()) {
+        Some(dir) => dir.into(),
+        None if policy.starts_with("/etc") => "/var/lib/hooklatch".into(),
+        None => "var".into(),
+    }
+}
+
+/// Reads the policy file at `path`; an unreadable one is the only error, everything else is a problem in it.
+pub(crate) fn load(path: &Path) -> Result<Read, String> {
+    let bytes = std::fs::read(path).map_err(|why| format!("the policy file {} cannot be read: {why}", path.display()))?;
+    let text = String::from_utf8(bytes).map_err(|why| format!("the policy file {} is not UTF-8: {why}", path.display()))?;
+    let base = path.parent().map(Path::to_owned).unwrap_or_default();
+    let inputs = Inputs::system(base, state_directory(path));
+    let mut read = read(Source { name: path.display().to_string(), text }, inputs);
+    read.files.insert(path.to_owned());
+    if let Some(config) = &mut read.config {
+        config.files.insert(path.to_owned());
+    }
+    Ok(read)
+}
+
+/// Reads a policy's text.
+pub(crate) fn read(source: Source, inputs: Inputs) -> Read {
+    let reader = Reader::new(source, inputs);
+    let config = {
+        let table = reader.parse();
+        // With a syntax error half a file would be judged: say what the syntax is first.
+        if reader.failed() { None } else { root(&reader.root(&table)) }
+    };
+    let failed = reader.failed();
+    let files = reader.inputs.files();
+    let problems = reader.problems();
+    let config = config.filter(|_| !failed).map(|config| Config { files: files.clone(), ..config });
+    Read { source: reader.source, problems, files, config }
+}
+
+/// Tables of features that later releases bring.
+const NOT_BUILT: &[(&str, &str)] = &[
+    ("queue", "the durable queue comes with a later release; until then every destination is delivered at once"),
+    ("shadow", "judging live traffic by a second policy comes with a later release"),
+    ("subscriptions", "subscriptions come with a later release"),
+    ("events", "the event catalogue comes with a later release"),
+];
+
+fn root(root: &Section<'_>) -> Option<Config> {
+    for (table, what) in NOT_BUILT {
+        root.not_built(table, what);
+    }
+    let server = root.opt_section("server");
+    let listen = match &server {
+        Some(section) => listen::read(section, clock::Clock::system().now()),
+        None => Some(listen::Settings::default()),
+    };
+    let clients = server.as_ref().map(client::Rule::read).unwrap_or_default();
+    let public_url = server.as_ref().and_then(public_url);
+    if let Some(section) = server {
+        section.finish();
+    }
+    let admin = admin::read(root);
+    let state = state::read(root.opt_section("state"), root.inputs());
+    let log = observe::setup::read(root);
+    let catalogue = verify::Catalogue::read(root);
+    let sets = guard::allow::IpSets::read(root);
+    let filters: Vec<_> = root.sections("filters").into_iter().map(|(name, section)| filter::read(&name, section)).collect();
+    let destinations: Vec<_> = root.sections("destinations").into_iter().map(|(name, section)| deliver::read(&name, section)).collect();
+    let limits = listen.as_ref().map(|settings| settings.limits.clone()).unwrap_or_default();
+    let context = route::Context {
+        limits: &limits,
+        catalogue: &catalogue,
+        sets: &sets,
+        filters: &root.opt_section("filters").map(|section| section.keys()).unwrap_or_default(),
+        destinations: &root.opt_section("destinations").map(|section| section.keys()).unwrap_or_default(),
+    };
+    let sections = root.sections("routes");
+    if sections.is_empty() {
+        root.problem("routes", "there is no route", "add one: [routes.NAME] with `path`, `verify` and `deliver`");
+    }
+    let names: Vec<String> = sections.iter().map(|(name, _)| name.clone()).collect();
+    let routes: Vec<_> = sections.into_iter().map(|(name, section)| route::read(&name, section, &context)).collect();
+    let table = check::table(root, &names, &routes);
+    // Every table has been read: only now may a missing one end it.
+    let config = Config {
+        listen: listen?,
+        clients,
+        public_url,
+        admin,
+        state: state?,
+        log,
+        filters: filters.into_iter().collect::<Option<_>>()?,
+        destinations: destinations.into_iter().collect::<Option<_>>()?,
+        routes: routes.into_iter().map(|route| route.map(Arc::new)).collect::<Option<_>>()?,
+        table: Arc::new(table?),
+        files: BTreeSet::new(),
+        shown: shown(root),
+    };
+    check::across(root, &config);
+    Some(config)
+}
+
+/// `public_url`: scheme, host and port, without a path.
+fn public_url(server: &Section<'_>) -> Option<String> {
+    let text = server.opt_string("public_url")?;
+    let trimmed = text.strip_suffix('/').unwrap_or(&text);
+    let good = url::Url::parse(trimmed).is_ok_and(|url| {
+        matches!(url.scheme(), "http" | "https") && url.host().is_some() && url.path() == "/" && url.query().is_none() && url.username().is_empty()
+    });
+    if !good {
+        server.problem("public_url", format!("`{text}` is not a base URL"), "write it like \"https://hooks.example.com\", without a path");
+        return None;
+    }
+    Some(trimmed.to_owned())
+}
+
+/// The policy as JSON, without what must not be shown.
+fn shown(root: &Section<'_>) -> serde_json::Value {
+    let pairs = root.keys().into_iter().filter_map(|key| root.item(&key)?.json().map(|value| (key, masked(value))));
+    serde_json::Value::Object(pairs.collect())
+}
+
+fn masked(value: serde_json::Value) -> serde_json::Value {
+    match value {
+        serde_json::Value::String(text) if text.starts_with("literal:") => "literal:[redacted]".into(),
+        serde_json::Value::String(text) => match url::Url::parse(&text) {
+            Ok(mut url) if url.password().is_some() => match url.set_password(Some("redacted")) {
+                Ok(()) => String::from(url).into(),
+                Err(()) => "[redacted]".into(),
+            },
+            _ => text.into(),
+        },
+        serde_json::Value::Array(items) => items.into_iter().map(masked).collect(),
+        serde_json::Value::Object(fields) => fields.into_iter().map(|(key, value)| (key, masked(value))).collect(),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What reading says, a line each: `E key: message` or `W key: message`.
+    fn said(text: &str) -> Vec<String> {
+        let inputs = Inputs::memory(&[("SECRET", "a secret of some length")], &[]);
+        let read = read(Source { name: "t.toml".into(), text: text.into() }, inputs);
+        assert_eq!(read.failed(), read.problems.iter().any(|problem| problem.severity == Severity::Error));
+        let letter = |problem: &Problem| if problem.severity == Severity::Error { 'E' } else { 'W' };
+        read.problems.iter().map(|problem| format!("{} {}: {}", letter(problem), problem.key, problem.message)).collect()
+    }
+
+    const LEAST: &str =
+        "[routes.github]\npath = \"/github\"\nverify = { provider = \"github\", secret = \"env:SECRET\" }\ndeliver = \"http://127.0.0.1:3000/hooks\"\n";
+
+    #[test]
+    fn the_least_policy_works() {
+        assert_eq!(said(LEAST), [""; 0]);
+    }
+
+    #[test]
+    fn one_run_says_everything() {
+        let text = "[server]\nlissten = [\"0.0.0.0:1\"]\n[queue]\n[routes.a]\npath = 5\nverify = { provider = \"githup\", secret = \"env:NOPE\" }\nfilters = [\"redact\"]\nspeed = 1\n";
+        let said = said(text).join("\n");
+        for what in ["server.lissten", "queue", "routes.a.path", "githup", "NOPE", "redact", "routes.a.speed", "deliver"] {
+            assert!(said.contains(what), "{what} is not in\n{said}");
+        }
+    }
+
+    #[test]
+    fn routes_that_take_the_same_requests_are_refused() {
+        let twice =
+            format!("{LEAST}[routes.b]\npath = \"/github\"\nverify = {{ provider = \"github\", secret = \"env:SECRET\" }}\ndeliver = \"builtin:inspector\"\n");
+        assert!(said(&twice).iter().any(|line| line.starts_with("E routes.b.path: routes `github` and `b`")), "{:?}", said(&twice));
+    }
+
+    #[test]
+    fn what_is_shown_holds_no_secret() {
+        let text = LEAST.replace("env:SECRET", "literal:hunter2hunter2hunter2").replace("127.0.0.1:3000", "me:hunter2@127.0.0.1:3000");
+        let read = read(Source { name: "t.toml".into(), text }, Inputs::memory(&[], &[]));
+        let shown = read.config.expect("warnings only").shown.to_string();
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}

@@ -1,0 +1,75 @@
+//! Rules across rooms: what no table can judge alone.
+
+use std::time::Duration;
+
+use super::{Config, RouteConfig};
+use crate::{route, section::Section};
+
+/// The table of all routes; a problem where two of them would take the same requests.
+pub(super) fn table(root: &Section<'_>, names: &[String], routes: &[Option<RouteConfig>]) -> Option<route::Table> {
+    let entries = routes.iter().enumerate().filter_map(|(index, route)| {
+        let route = route.as_ref()?;
+        Some(route::Entry { host: route.host.clone(), path: route.path.clone(), methods: route.methods.clone(), index })
+    });
+    match route::Table::build(entries.collect()) {
+        Ok(table) => Some(table),
+        Err(ambiguities) => {
+            let parent = root.opt_section("routes");
+            for found in ambiguities {
+                let (a, b) = (&names[found.a], &names[found.b]);
+                if let Some(section) = parent.as_ref().and_then(|parent| parent.opt_section(b)) {
+                    section.problem(
+                        "path",
+                        format!("routes `{a}` and `{b}` take the same requests: {}", found.why),
+                        "give one of them another path, host or method",
+                    );
+                }
+            }
+            None
+        }
+    }
+}
+
+/// Warns of what is weak, or of no effect, once everything is read.
+pub(super) fn across(root: &Section<'_>, config: &Config) {
+    let Some(routes) = root.opt_section("routes") else { return };
+    for route in &config.routes {
+        let Some(section) = routes.opt_section(&route.name) else { continue };
+        if route.verify.is_none() {
+            section.warn("verify", "anybody may send here: `verify` is \"none\"", "guard the route with `allow_ips` or `client_cert`, or verify the sender");
+        }
+        let has_window = route.verify.attempt_window().is_some();
+        match &route.replay {
+            None if !has_window => section.warn("replay", "nothing stops a captured request from being sent again", "remove `replay = false`"),
+            Some(rule) if rule.dedupe.is_some() => {
+                section.warn("replay", "`dedupe` drops accidental doubles and protects from no attacker: the header is not signed", "");
+            }
+            Some(_) if !route.verify.is_none() && !route.verify.keys_replays() && !has_window => section.warn(
+                "verify",
+                "nothing unique is signed: copies of an event cannot be told from new ones",
+                "where the sender sets a header of its own: replay = { dedupe = { header = \"Idempotency-Key\" } }",
+            ),
+            _ => {}
+        }
+        if let (Some(most), Some(timeout)) = (route.answers_within, slowest(route, config))
+            && timeout > most
+        {
+            section.warn(
+                "deliver",
+                format!("the receiver may take {}, but the sender waits {}", humantime::format_duration(timeout), humantime::format_duration(most)),
+                "lower the destination's `timeout`",
+            );
+        }
+    }
+    if config.listen.tls.is_none() {
+        if let Some(server) = root.opt_section("server") {
+            server.warn("tls", "webhooks arrive in plain HTTP", "have TLS end in front of the gate, on the same machine or network");
+        }
+    }
+}
+
+/// The longest that a required branch of the route may take.
+fn slowest(route: &RouteConfig, config: &Config) -> Option<Duration> {
+    let named = config.destinations.iter().chain(route.deliver.anonymous());
+    named.filter(|settings| route.deliver.required().any(|name| **name == *settings.name)).map(|settings| settings.timeout()).max()
+}
