@@ -1,1 +1,507 @@
 //! Config to a running gate: opens disk, filters, sockets; reload, drain.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::Response;
+use http_body_util::Full;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+};
+use tracing::{info, warn};
+
+use crate::{
+    admin,
+    clock::Clock,
+    config::{self, Config},
+    deliver,
+    event::{Call, Conn, EventId},
+    filter,
+    listen::{self, Fault, Listener, Serve, budget::Budget},
+    observe::{
+        self,
+        audit::{self, Audit, Decision, Line},
+        events,
+        metrics::{Metrics, RouteMetrics},
+    },
+    pipeline::{self, Trail},
+    policy::{Opener, Policy},
+    problem::Problem,
+    reject::Reject,
+    respond,
+    state::State,
+    watch::Watch,
+};
+
+/// The running gate: what every request reaches.
+pub(crate) struct Gate {
+    pub(crate) clock: Clock,
+    pub(crate) policy: ArcSwap<Policy>,
+    pub(crate) state: State,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) audit: Audit,
+    /// Deliveries that go on without their sender.
+    pub(crate) afterwork: deliver::Afterwork,
+    /// For requests that no route took.
+    unrouted: RouteMetrics,
+    metrics: Arc<Metrics>,
+}
+
+impl Gate {
+    /// The audit line of a call, as far as its head tells.
+    fn line(&self, id: EventId, conn: &Conn, head: Option<&http::request::Parts>, time_ms: i64) -> Line {
+        let mut line = Line::new(id, time_ms, Decision::Aborted);
+        line.peer = Some(conn.peer);
+        line.policy = self.policy.load().generation;
+        if let Some(head) = head {
+            line.method = Some(head.method.clone());
+            line.path = head.uri.path().to_owned();
+            line.query = head.uri.query().map(audit::query_names).unwrap_or_default();
+            line.host = head
+                .uri
+                .host()
+                .map(str::to_owned)
+                .or_else(|| head.headers.get(http::header::HOST).map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned()));
+        }
+        line
+    }
+
+    /// Ends a request: its metrics, its log line, its audit line.
+    fn decided(&self, trail: Trail, decision: Decision, status: u16) {
+        let now = self.clock.mono();
+        let Trail { mut line, route, started } = trail;
+        line.decision = decision;
+        line.status = status;
+        line.took = now.since(started);
+        let metrics = route.as_ref().map_or(&self.unrouted, |route| &route.metrics);
+        events::decided(&self.audit, metrics, line, now);
+    }
+}
+
+impl Serve for Gate {
+    async fn call(self: Arc<Self>, call: Call) -> Response<Full<Bytes>> {
+        let id = call.id;
+        let policy = self.policy.load_full();
+        let line = self.line(id, &call.conn, Some(&call.head), call.started.wall_ms);
+        let mut trail = Trail { line, route: None, started: call.started.mono };
+        trail.line.policy = policy.generation;
+        let result = if self.audit.accepting() { pipeline::run(&self, &policy, call, &mut trail).await } else { Err(pipeline::unaudited()) };
+        let (response, decision) = match result {
+            Ok(outcome) => {
+                let ending = outcome.ending;
+                (respond::outcome(outcome, trail.line.event_id), Decision::Ended(ending))
+            }
+            Err(why) => {
+                let response = respond::refusal(&why, trail.line.event_id);
+                let reason = why.reason;
+                trail.line.detail = why.detail;
+                (response, Decision::Refused(reason))
+            }
+        };
+        self.decided(trail, decision, response.status().as_u16());
+        response
+    }
+
+    fn refuse(&self, call: Call, why: Reject) -> Response<Full<Bytes>> {
+        let mut line = self.line(call.id, &call.conn, Some(&call.head), call.started.wall_ms);
+        let response = respond::refusal(&why, call.id);
+        line.detail = why.detail;
+        self.decided(Trail { line, route: None, started: call.started.mono }, Decision::Refused(why.reason), response.status().as_u16());
+        response
+    }
+
+    fn panicked(&self, id: EventId, conn: &Conn) -> Response<Full<Bytes>> {
+        tracing::error!(event = %id, "answering a request panicked: this is a defect of the gate, please report it");
+        let response = respond::internal(id);
+        let mut line = self.line(id, conn, None, self.clock.now().wall_ms);
+        line.detail = "the gate failed while it answered".into();
+        self.decided(Trail { line, route: None, started: self.clock.mono() }, Decision::Aborted, response.status().as_u16());
+        response
+    }
+
+    fn fault(&self, peer: std::net::SocketAddr, fault: Fault, detail: &str) {
+        events::connection_failed(&self.audit, &self.unrouted, &self.metrics, peer, fault, detail, self.clock.now());
+    }
+}
+
+/// Why the gate does not start; said once, with what to do.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The policy has errors; they are rendered.
+    Policy(String),
+    /// Something that the policy names cannot be opened.
+    Open(Problem),
+    /// There is no policy, or it cannot be read.
+    Unreadable(String),
+    /// Something else, in words.
+    Start(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Policy(text) => f.write_str(text),
+            Self::Open(problem) => problem.fmt(f),
+            Self::Unreadable(text) | Self::Start(text) => f.write_str(text),
+        }
+    }
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Self::Open(problem)
+    }
+}
+
+/// Why a reload left the old policy in force.
+#[derive(Debug)]
+struct Refused(Vec<Problem>);
+
+/// Everything a reload touches.
+struct Running {
+    path: PathBuf,
+    /// The config in force, for what a reload may not change.
+    config: Config,
+    gate: Arc<Gate>,
+    opener: Arc<Opener>,
+    control: Arc<listen::Control>,
+    admin: Option<admin::Server>,
+    readiness: Arc<admin::Readiness>,
+    state_dir: PathBuf,
+}
+
+/// A reload that somebody waits for.
+type Asked = tokio::sync::oneshot::Sender<admin::Reloaded>;
+
+/// Runs the gate until it is told to stop. Returns after the drain.
+pub(crate) fn run(path: &Path, ready_file: Option<&Path>) -> Result<(), Failure> {
+    let clock = Clock::system();
+    let read = config::load(path).map_err(Failure::Unreadable)?;
+    let shown = read.source.render(&read.problems, std::io::IsTerminal::is_terminal(&std::io::stderr()));
+    let Some(config) = read.config else { return Err(Failure::Policy(shown)) };
+    observe::setup::start(&config.log);
+    if !read.problems.is_empty() {
+        // Only warnings are left here.
+        if config.log.for_people() {
+            anstream::eprint!("{shown}");
+        } else {
+            read.problems.iter().for_each(|problem| warn!(policy = %path.display(), "{problem}"));
+        }
+    }
+    let state_dir = config::state_directory(path);
+    make_private(&state_dir)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("hooklatch-control")
+        .enable_all()
+        .build()
+        .map_err(|why| Failure::Start(format!("the control runtime cannot start: {why}")))?;
+    let result = runtime.block_on(serve(path, config, state_dir, clock, ready_file));
+    // Blocking work that is still under way (a compilation for a reload) must not keep a stopped gate alive.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    result
+}
+
+/// What opening the policy would say, without touching sockets or state: for `check`.
+pub(crate) fn try_out(config: &Config) -> Vec<Problem> {
+    let clock = Clock::system();
+    let metrics = Metrics::with_clock(env!("CARGO_PKG_VERSION"), clock.clone());
+    let engine = match filter::Engine::new(None) {
+        Ok(engine) => engine,
+        Err(fault) => return vec![Problem::error("filters", None, fault.to_string())],
+    };
+    let opener = Opener::new(clock, metrics, engine, Arc::default());
+    opener.open(config, 1).err().into_iter().collect()
+}
+
+/// The state directory, for this user alone.
+fn make_private(dir: &Path) -> Result<(), Failure> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|why| Failure::Start(format!("the state directory {} cannot be made: {why}; set STATE_DIRECTORY to one that can be written", dir.display())))
+}
+
+async fn serve(path: &Path, config: Config, state_dir: PathBuf, clock: Clock, ready_file: Option<&Path>) -> Result<(), Failure> {
+    let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
+    let state = {
+        let metrics = metrics.clone();
+        let (settings, clock) = (config.state.clone(), clock.clone());
+        // Opening reads the whole store: not on the runtime.
+        blocking(move || State::open(&settings, clock, Arc::new(move |op| metrics.state_error(op)))).await?.map_err(|why| Failure::Start(why.to_string()))?
+    };
+    let audit = Audit::start(config.log.audit.clone(), metrics.clone(), clock.clone())
+        .map_err(|why| Failure::Start(format!("the audit file cannot be written: {why}")))?;
+    let listener = Listener::open(&config.listen, context(&config), &state_dir, clock.clone())?;
+    let inspector = Arc::new(deliver::inspector::Store::default());
+    let engine = filter::Engine::with_kv(Some(state_dir.join("filters")), Arc::new(state.clone())).map_err(|why| Failure::Start(why.to_string()))?;
+    let opener = Arc::new(Opener::new(clock.clone(), metrics.clone(), engine, inspector.clone()));
+    let (policy, config) = blocking({
+        let opener = opener.clone();
+        move || (opener.open(&config, 1), config)
+    })
+    .await?;
+    let gate = Arc::new(Gate {
+        clock: clock.clone(),
+        policy: ArcSwap::from_pointee(policy?),
+        state,
+        budget: listener.budget(),
+        audit,
+        afterwork: deliver::Afterwork::default(),
+        unrouted: metrics.unrouted(),
+        metrics: metrics.clone(),
+    });
+    let control = listener.control();
+    metrics.on_scrape({
+        let budget = listener.budget();
+        move |metrics| {
+            metrics.connections.set(i64::try_from(budget.connections()).unwrap_or(i64::MAX));
+            metrics.buffered_bytes.set(i64::try_from(budget.buffered()).unwrap_or(i64::MAX));
+        }
+    });
+    let readiness = Arc::new(admin::Readiness::default());
+    readiness.check("state", {
+        let gate = gate.clone();
+        move || gate.state.health().ready()
+    });
+    let signals = Signals::new().map_err(|why| Failure::Start(format!("signals cannot be taken: {why}")))?;
+    let (ask, asked) = mpsc::channel::<Asked>(4);
+    let mut made = None;
+    let admin = match &config.admin {
+        None => None,
+        Some(settings) => {
+            let token = admin::Token::load(settings, &state_dir).map_err(|why| Failure::Start(format!("the admin token: {why}")))?;
+            let policy = gate.clone();
+            let state = admin::AdminState {
+                metrics: metrics.clone(),
+                readiness: readiness.clone(),
+                inspector,
+                decisions: gate.audit.decisions(),
+                reload: reload_by(ask.clone()),
+                policy: Arc::new(move || policy.policy.load().shown.clone()),
+                token: token.secret.clone(),
+                clock: clock.clone(),
+            };
+            made = token.made.clone().map(|file| (file, token.reveal()));
+            let started = admin::Server::start(settings, state).await;
+            Some(started.map_err(|why| Failure::Start(format!("the admin listener cannot use {}: {why}", settings.listen)))?)
+        }
+    };
+    let running = listener.start(gate.clone())?;
+    events::policy_loaded(&metrics, path, 1, config.routes.len());
+    show_certificates(&metrics, &control, &clock);
+    readiness.serving();
+    let files = config.files.clone();
+    banner(&running, &control, admin.as_ref(), &config, made);
+    if let Some(file) = ready_file {
+        let addresses: Vec<String> = running.addresses().iter().map(ToString::to_string).collect();
+        let text = serde_json::json!({ "listen": addresses, "admin": admin.as_ref().map(|a| a.address().to_string()) }).to_string();
+        std::fs::write(file, text).map_err(|why| Failure::Start(format!("{} cannot be written: {why}", file.display())))?;
+    }
+    let drain_timeout = config.listen.drain_timeout;
+    let mut gate_running = Running { path: path.to_owned(), config, gate: gate.clone(), opener, control, admin, readiness: readiness.clone(), state_dir };
+    control_loop(&mut gate_running, files, signals, asked).await;
+    readiness.drain();
+    events::draining(usize::try_from(gate.budget.requests()).unwrap_or(usize::MAX), drain_timeout);
+    running.drain().await;
+    events::drained(usize::try_from(gate.budget.requests()).unwrap_or(usize::MAX));
+    if let Some(admin) = gate_running.admin.take() {
+        admin.stop().await;
+    }
+    let audit = gate.audit.clone();
+    let _ = blocking(move || audit.close(Duration::from_secs(5))).await;
+    if gate.state.flush().await.is_err() {
+        return Err(Failure::Start("the state store failed at the end: what was done last may be delivered again".to_owned()));
+    }
+    Ok(())
+}
+
+/// Blocking work beside the runtime; its panic is an error of ours.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.map_err(|why| Failure::Start(format!("a task of the gate failed: {why}")))
+}
+
+/// What the rest of the policy means for listening.
+fn context(config: &Config) -> listen::Context<'_> {
+    listen::Context { trusted: config.clients.trusted(), ask_client_certs: config.routes.iter().any(|route| route.client_cert.is_some()) }
+}
+
+fn reload_by(ask: mpsc::Sender<Asked>) -> admin::Reload {
+    Arc::new(move || {
+        let ask = ask.clone();
+        Box::pin(async move {
+            let stopping = || vec!["the gate is stopping".to_owned()];
+            let (tell, told) = tokio::sync::oneshot::channel();
+            ask.send(tell).await.map_err(|_| stopping())?;
+            told.await.map_err(|_| stopping())?
+        })
+    })
+}
+
+struct Signals {
+    stop: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { stop: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())?, hang_up: signal(SignalKind::hangup())? })
+    }
+}
+
+/// Reloads when asked, by signal, by a changed file or through the API, until told to stop.
+async fn control_loop(running: &mut Running, files: BTreeSet<PathBuf>, mut signals: Signals, mut asked: mpsc::Receiver<Asked>) {
+    let mut watch = Watch::new(&files);
+    let mut minute = tokio::time::interval(Duration::from_secs(60));
+    loop {
+        let tell = tokio::select! {
+            _ = signals.stop.recv() => return,
+            _ = signals.interrupt.recv() => return,
+            _ = signals.hang_up.recv() => {
+                running.gate.audit.reopen();
+                None
+            }
+            () = watch.changed() => None,
+            Some(tell) = asked.recv() => Some(tell),
+            _ = minute.tick() => {
+                running.opener.limiters.sweep();
+                show_certificates(&running.gate.metrics, &running.control, &running.gate.clock);
+                continue;
+            }
+        };
+        let result = tokio::select! {
+            result = reload(running, &mut watch) => result,
+            _ = signals.stop.recv() => return,
+            _ = signals.interrupt.recv() => return,
+        };
+        let generation = running.gate.policy.load().generation;
+        let answer = match result {
+            Ok(()) => {
+                events::policy_loaded(&running.gate.metrics, &running.path, generation, running.config.routes.len());
+                show_certificates(&running.gate.metrics, &running.control, &running.gate.clock);
+                running.readiness.note("policy", None);
+                Ok(serde_json::json!({ "generation": generation }))
+            }
+            Err(Refused(problems)) => {
+                events::policy_refused(&running.gate.metrics, &running.path, &problems);
+                running.readiness.note("policy", Some("the policy file was refused; the one before it serves".to_owned()));
+                Err(problems.iter().map(ToString::to_string).collect())
+            }
+        };
+        if let Some(tell) = tell {
+            let _ = tell.send(answer); // who asked may have gone away
+        }
+    }
+}
+
+/// Reads and opens the policy anew; either all of it is in force afterwards, or none.
+async fn reload(running: &mut Running, watch: &mut Watch) -> Result<(), Refused> {
+    let path = running.path.clone();
+    let whole = |message: String| Refused(vec![Problem::error("", None, message)]);
+    let read = blocking(move || config::load(&path)).await.map_err(|why| whole(why.to_string()))?.map_err(whole)?;
+    // A refused policy's files are watched too, so that mending one of them is noticed.
+    let files: BTreeSet<PathBuf> = read.files.union(&running.config.files).cloned().collect();
+    watch.follow(&files);
+    let Some(config) = read.config else {
+        return Err(Refused(read.problems.into_iter().filter(|problem| problem.severity == crate::problem::Severity::Error).collect()));
+    };
+    restart_needed(&running.config, &config).map_err(|problem| Refused(vec![problem]))?;
+    let generation = running.gate.policy.load().generation + 1;
+    let opener = running.opener.clone();
+    let (config, opened) = blocking(move || {
+        let opened = opener.open(&config, generation);
+        (config, opened)
+    })
+    .await
+    .map_err(|why| whole(why.to_string()))?;
+    let policy = opened.map_err(|problem| Refused(vec![problem]))?;
+    let token = match &config.admin {
+        Some(settings) => Some(admin::Token::load(settings, &running.state_dir).map_err(|why| whole(format!("the admin token: {why}")))?),
+        None => None,
+    };
+    // The last step that may fail; what follows cannot.
+    running.control.reload(&config.listen, context(&config)).map_err(|problem| Refused(vec![problem]))?;
+    running.gate.policy.store(Arc::new(policy));
+    if let (Some(admin), Some(settings), Some(token)) = (&running.admin, &config.admin, token) {
+        admin.configure(settings, token.secret);
+    }
+    running.gate.audit.configure(config.log.audit.clone());
+    observe::setup::start(&config.log);
+    watch.follow(&config.files);
+    running.config = config;
+    Ok(())
+}
+
+/// What only a restart can change is refused as such, never half taken over.
+fn restart_needed(old: &Config, new: &Config) -> Result<(), Problem> {
+    let admin = |config: &Config| config.admin.as_ref().map(|admin| (admin.listen, admin.tls.is_some()));
+    let changed = [
+        ("server.listen", old.listen.listen != new.listen.listen),
+        ("server.workers", old.listen.workers != new.listen.workers),
+        ("server.drain_timeout", old.listen.drain_timeout != new.listen.drain_timeout),
+        ("server.tls", old.listen.tls.is_some() != new.listen.tls.is_some()),
+        ("admin", admin(old) != admin(new)),
+        ("state", old.state != new.state),
+    ];
+    match changed.iter().find(|(_, changed)| *changed) {
+        Some((key, _)) => Err(Problem::error(*key, None, format!("a change of `{key}` needs a restart")).help("put the old value back, or restart the gate")),
+        None => Ok(()),
+    }
+}
+
+fn show_certificates(metrics: &Metrics, control: &listen::Control, clock: &Clock) {
+    events::certificates_loaded(metrics, &control.expiries(), clock.now().wall_ms);
+}
+
+/// Says where the gate listens, where its page is, and one line to try: for people on a terminal, one log line for machines.
+fn banner(
+    running: &listen::Running,
+    control: &listen::Control,
+    admin: Option<&admin::Server>,
+    config: &Config,
+    made: Option<(PathBuf, zeroize::Zeroizing<String>)>,
+) {
+    let scheme = if config.listen.tls.is_some() { "https" } else { "http" };
+    let ca = control.ca_file();
+    for address in running.addresses() {
+        info!(%address, admin = admin.map(|admin| tracing::field::display(admin.address())), ca = ca.as_ref().map(|ca| tracing::field::display(ca.display())), "listening");
+    }
+    if !config.log.for_people() {
+        if let Some((file, _)) = &made {
+            warn!(file = %file.display(), "made an admin token");
+        }
+        return;
+    }
+    let port = running.addresses().first().map_or(0, std::net::SocketAddr::port);
+    anstream::eprintln!("\n  hooklatch {} serves {} route(s)", env!("CARGO_PKG_VERSION"), config.routes.len());
+    for address in running.addresses() {
+        anstream::eprintln!("  webhooks   {scheme}://{address}");
+    }
+    if let Some(ca) = &ca {
+        anstream::eprintln!("  CA         {} (self-signed: clients are told to trust this file)", ca.display());
+    }
+    if let Some(admin) = admin {
+        anstream::eprintln!("  page       {}", admin.url());
+    }
+    if let Some((file, token)) = &made {
+        anstream::eprintln!("  token      {} (made just now, kept in {}; it is not shown again)", token.as_str(), file.display());
+    }
+    if let Some(route) = config.routes.iter().find(|route| route.verify.provider().is_some()) {
+        let provider = route.verify.provider().map_or("", |name| name);
+        let cacert = ca.as_ref().map(|ca| format!(" --cacert {}", ca.display())).unwrap_or_default();
+        let secret = route.secret_source.as_deref().unwrap_or("env:SECRET");
+        anstream::eprintln!("  try        hooklatch send {provider} --url {scheme}://localhost:{port}{}{cacert} --secret {secret}", route.path);
+    }
+    anstream::eprintln!();
+}

@@ -190,6 +190,11 @@ impl Plan {
         names
     }
 
+    /// The destinations whose answer a sender may wait for.
+    pub(crate) fn required(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.branches.iter().filter(|branch| branch.required).map(|branch| &branch.to)
+    }
+
     /// Whether a condition looks into the body.
     pub(crate) fn uses_body(&self) -> bool {
         self.branches.iter().any(|branch| branch.when.as_ref().is_some_and(Condition::uses_body))

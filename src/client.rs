@@ -10,6 +10,7 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use ipnet::IpNet;
 
 use crate::{
     event::{Client, Conn},
@@ -38,6 +39,7 @@ pub(crate) enum Source {
 pub(crate) struct Rule {
     pub(crate) source: Source,
     trusted: IpSet,
+    nets: Vec<IpNet>,
 }
 
 impl Rule {
@@ -72,7 +74,12 @@ impl Rule {
             }
             _ => {}
         }
-        Self { source, trusted: nets.into_iter().collect() }
+        Self { source, trusted: nets.iter().copied().collect(), nets }
+    }
+
+    /// `trusted_proxies`.
+    pub(crate) fn trusted(&self) -> &[IpNet] {
+        &self.nets
     }
 
     /// Whether an address is one of `trusted_proxies`.

@@ -33,6 +33,7 @@ mod section;
 mod state;
 mod validate;
 mod verify;
+mod watch;
 
 /// Runs the command line and says how it went: 0 fine, 1 the thing judged is bad, 2 wrong usage or unreadable input.
 pub fn main() -> std::process::ExitCode {

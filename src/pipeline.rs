@@ -1,1 +1,316 @@
-//! The way of one request, a line per step.
+//! The way of one request, a line per step. Each step takes what the step before it made; none can be skipped.
+
+use std::{borrow::Cow, sync::Arc};
+
+use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
+
+use crate::{
+    app::Gate,
+    choose::{Chosen, Unmatched},
+    client,
+    clock::Mono,
+    condition::Scope,
+    deliver,
+    event::{Call, Chunks, Client, Conn, Event, EventId},
+    filter::{self, Verdict},
+    guard::{self, Admitted},
+    observe::{
+        audit::{Branch, Line},
+        events,
+        metrics::Replay,
+    },
+    outcome::{Answer, Ending, Outcome},
+    policy::{Policy, Route},
+    receive,
+    reject::{Reason, Reject},
+    replay::{self, Claim, Claimed},
+    route::{self, Match},
+    validate,
+    verify::{Facts, Signed},
+};
+
+/// What is told of a request, filled in as it walks.
+pub(crate) struct Trail {
+    pub(crate) line: Line,
+    /// The route that took it.
+    pub(crate) route: Option<Arc<Route>>,
+    pub(crate) started: Mono,
+}
+
+/// Walks one request from its head to its answer.
+pub(crate) async fn run(gate: &Gate, policy: &Policy, mut call: Call, trail: &mut Trail) -> Result<Outcome, Reject> {
+    let client = client::identify(&policy.clients, &call.conn, &mut call.head.headers)?;
+    trail.line.client_ip = Some(client.ip);
+    let matched = policy.table.find(&call.head, server_name(&call.conn))?;
+    let route = trail.enter(&policy.routes[matched.index]);
+    let admitted = guard::admit(&route.guards, &client, &call.conn, &call.head, call.started, |reason| route.enforce.covers(reason))?;
+    let mut held = gate.budget.reserve(0)?; // given back when the event is done
+    let received = receive_and_verify(gate, policy, &route, &client, call, trail, &mut |bytes| held.grow(bytes)).await?;
+    let event = event(&route, client, admitted, matched, received, trail);
+    let mut event = meter(&route, event, trail)?;
+    let claimed = match claim(gate, &route, &event, trail).await? {
+        Claim::Done(stored) => return Ok(duplicate(&stored)),
+        Claim::Mine(claimed) => claimed,
+    };
+    event.event.id = trail.claimed(&claimed);
+    let delivered = deliver(gate, &route, event.event, claimed, trail, &mut |bytes| held.grow(bytes)).await;
+    drop(held);
+    delivered
+}
+
+/// The refusal while the audit file cannot be written and the policy says that nothing goes unrecorded.
+pub(crate) fn unaudited() -> Reject {
+    Reject::new(Reason::Overloaded, "the audit file cannot be written, and `on_error` is \"refuse\"")
+}
+
+fn server_name(conn: &Conn) -> Option<&str> {
+    conn.tls.as_ref().and_then(|tls| tls.server_name.as_deref())
+}
+
+/// A request whose whole body is there, and what is known of its sender. `signed` comes from `verify` alone.
+struct Received {
+    id: EventId,
+    received_ms: i64,
+    conn: Arc<Conn>,
+    head: http::request::Parts,
+    body: Chunks,
+    signed: Signed,
+}
+
+/// Judges the proof: the head before the body, the body as it arrives.
+async fn receive_and_verify(
+    gate: &Gate,
+    policy: &Policy,
+    route: &Route,
+    client: &Client,
+    call: Call,
+    trail: &mut Trail,
+    reserve: &mut (dyn FnMut(u64) -> Result<(), Reject> + Send),
+) -> Result<Received, Reject> {
+    let Call { id, started, conn, head, body } = call;
+    let base = base(policy, &conn, &head);
+    let facts = Facts { method: &head.method, base: &base, target: head.uri.path_and_query().map_or("/", |target| target.as_str()), headers: &head.headers };
+    let prepared = route.verify.prepare(&facts, started.wall_ms).map_err(|why| trail.not_verified(route, client, why));
+    let mut feed = trail.judge(route, prepared)?;
+    if feed.is_some() && !route.verify.is_none() {
+        let unsigned = route.verify.unsigned_query(&facts, &route.query);
+        let judged = unsigned.map_or(Ok(()), |name| Err(Reject::new(Reason::QueryNotSigned, format!("`{}` is not in `query`", name.escape_debug()))));
+        trail.judge(route, judged)?;
+    }
+    let body = match &mut feed {
+        Some(feed) => receive::body(body, &route.body, reserve, &mut |bytes| route.verify.update(feed, bytes)).await?,
+        None => receive::body(body, &route.body, reserve, &mut |_| {}).await?,
+    };
+    trail.line.body_bytes = body.len() as u64;
+    let now = gate.clock.now();
+    let signed = match feed {
+        Some(feed) => {
+            let finished = route.verify.finish(feed, &facts, &body, now.wall_ms).map_err(|why| trail.not_verified(route, client, why));
+            trail.judge(route, finished)?
+        }
+        None => None,
+    };
+    let signed = match signed {
+        Some(signed) => {
+            if let Some(label) = &signed.secret {
+                route.metrics.verified(label, now.wall_ms);
+            }
+            signed
+        }
+        None => route.verify.unverified(&facts, &body),
+    };
+    drop(base);
+    trail.signed(&signed);
+    Ok(Received { id, received_ms: started.wall_ms, conn, head, body, signed })
+}
+
+/// Scheme, host and port of the URL that the sender was given.
+fn base<'p>(policy: &'p Policy, conn: &Conn, head: &http::request::Parts) -> Cow<'p, str> {
+    match &policy.public_url {
+        Some(url) => Cow::Borrowed(url),
+        None => {
+            let host =
+                head.uri.authority().map(http::uri::Authority::as_str).or_else(|| head.headers.get(http::header::HOST).and_then(|host| host.to_str().ok()));
+            Cow::Owned(format!("{}://{}", scheme(conn), host.unwrap_or_default()))
+        }
+    }
+}
+
+fn scheme(conn: &Conn) -> &'static str {
+    if conn.tls.is_some() { "https" } else { "http" }
+}
+
+/// An event with what its sender's proof covers.
+struct Proven {
+    event: Event,
+    signed: Signed,
+}
+
+fn event(route: &Route, client: Client, admitted: Admitted, matched: Match, received: Received, trail: &mut Trail) -> Proven {
+    let Received { id, received_ms, conn, head, body, signed } = received;
+    trail.observed(admitted.would_refuse);
+    let host = route::host(&head).ok().flatten().map(Cow::into_owned);
+    let event = Event {
+        id,
+        route: route.name.clone(),
+        provider: signed.provider.clone(),
+        verification: signed.verification,
+        secret_label: signed.secret.clone(),
+        event_type: signed.event_type.clone(),
+        delivery_id: signed.delivery_id.clone(),
+        received_ms,
+        client,
+        client_cert: admitted.cert,
+        scheme: scheme(&conn),
+        host,
+        path: head.uri.path().to_owned(),
+        query: head.uri.query().map(str::to_owned),
+        rest: matched.rest,
+        method: head.method,
+        headers: head.headers,
+        body,
+        chosen: None,
+        annotations: Vec::new(),
+    };
+    Proven { event, signed }
+}
+
+/// Limits keyed on verified facts; an event that was not verified spends none of them.
+fn meter(route: &Route, mut proven: Proven, trail: &mut Trail) -> Result<Proven, Reject> {
+    if proven.signed.secret.is_some() || route.verify.is_none() {
+        let event = &mut proven.event;
+        let observed = route.guards.meter(&event.headers, &mut event.body, |reason| route.enforce.covers(reason))?;
+        trail.observed(observed);
+    }
+    Ok(proven)
+}
+
+/// Claims the event's key, where it has one.
+async fn claim(gate: &Gate, route: &Route, proven: &Proven, trail: &mut Trail) -> Result<Claim, Reject> {
+    let Proven { event, signed } = proven;
+    // What was not verified claims no key: a forger must not be able to use up an event's one place.
+    let trusted = signed.secret.is_some() || route.verify.is_none();
+    let rule = route.replay.as_ref().filter(|_| trusted);
+    let keyed = rule.and_then(|rule| Some((rule, rule.key(signed.replay.as_ref().map(|key| &key.digest[..]), &event.headers)?)));
+    let Some((rule, key)) = keyed else {
+        trail.replay(route, Replay::Unkeyed);
+        return Ok(Claim::Mine(Claimed::untracked(event.id)));
+    };
+    let claim = replay::claim(&gate.state, rule, &route.name, &key, event.id, gate.clock.now()).await;
+    let result = match &claim {
+        Ok(Claim::Mine(claimed)) if claimed.is_retry() => Replay::Retry,
+        Ok(Claim::Mine(_)) => Replay::New,
+        Ok(Claim::Done(stored)) => {
+            trail.line.event_id = stored.event_id;
+            Replay::Duplicate
+        }
+        Err(why) if why.reason == Reason::InFlight => Replay::InFlight,
+        Err(why) if why.reason == Reason::Duplicate => Replay::Duplicate,
+        Err(_) => Replay::Unavailable,
+    };
+    trail.replay(route, result);
+    claim
+}
+
+/// The answer that the first copy got.
+fn duplicate(stored: &replay::Stored) -> Outcome {
+    let mut headers = HeaderMap::new();
+    if let Some(content_type) = &stored.content_type {
+        headers.insert(CONTENT_TYPE, content_type.clone());
+    }
+    let status = StatusCode::from_u16(stored.status).unwrap_or(StatusCode::OK);
+    Outcome { ending: Ending::Duplicate, answer: Answer { status, headers, body: stored.body.clone() } }
+}
+
+/// Validates, filters, chooses and delivers; the claim ends here whatever happens.
+async fn deliver(
+    gate: &Gate,
+    route: &Arc<Route>,
+    mut event: Event,
+    claimed: Claimed,
+    trail: &mut Trail,
+    reserve: &mut (dyn FnMut(u64) -> Result<(), Reject> + Send),
+) -> Result<Outcome, Reject> {
+    let validated = validate::payload(&route.validate, &event.headers, &mut event.body, route.body.body, reserve);
+    // The bytes behind a content coding were judged; what travels on is what was signed.
+    trail.judge(route, validated.map(drop))?;
+    let filtered = filter::apply(&route.filters, event, &route.metrics).await?;
+    let event = filtered.event;
+    trail.line.annotations.clone_from(&event.annotations);
+    trail.line.event_type.clone_from(&event.event_type);
+    let (ending, answer) = match filtered.verdict {
+        Verdict::Pass => match choose(gate, route, &event) {
+            Chosen::Parcels(parcels) => {
+                trail.line.branches = parcels.iter().map(|parcel| Branch { to: parcel.to.clone(), result: "sent", status: None }).collect();
+                return deliver::send(parcels, &route.destinations, Arc::new(event), claimed, route.acknowledge.answer(), &gate.afterwork).await;
+            }
+            Chosen::Unmatched(Unmatched::Drop) => (Ending::Unmatched, route.acknowledge.answer()),
+            Chosen::Unmatched(Unmatched::Reject) => {
+                return Err(Reject::new(Reason::NoDestination, "no entry of `deliver` holds, and `unmatched` is \"reject\""));
+            }
+        },
+        Verdict::Drop { filter, reason } => {
+            trail.line.detail = format!("dropped by {filter}: {}", reason.unwrap_or_default()).into();
+            (Ending::Dropped, route.acknowledge.answer())
+        }
+        Verdict::Respond { answer, .. } => (Ending::Responded, answer),
+    };
+    if answer.status.is_success() {
+        claimed.done(&answer).await?
+    } else {
+        claimed.failed().await
+    }
+    Ok(Outcome { ending, answer })
+}
+
+/// The branches that the event takes. A condition that cannot be evaluated is counted.
+fn choose(gate: &Gate, route: &Route, event: &Event) -> Chosen {
+    let now = gate.clock.now();
+    route.deliver.choose(event, &Scope::new(event, now), |to, why| events::condition_failed(&route.metrics, &route.name, to, why, now.mono))
+}
+
+impl Trail {
+    fn enter(&mut self, route: &Arc<Route>) -> Arc<Route> {
+        self.line.route = Some(route.name.clone());
+        self.route = Some(route.clone());
+        route.clone()
+    }
+
+    /// Notes refusals of guards that only observe.
+    fn observed(&mut self, refusals: impl IntoIterator<Item = Reject>) {
+        self.line.would_refuse.extend(refusals.into_iter().map(|why| why.reason));
+    }
+
+    /// The value of a check that passed, nothing for one that the route only observes, else the refusal.
+    fn judge<T>(&mut self, route: &Route, checked: Result<T, Reject>) -> Result<Option<T>, Reject> {
+        let mut refusals = Vec::new();
+        let judged = guard::observe(checked, |reason| route.enforce.covers(reason), &mut refusals);
+        self.observed(refusals);
+        judged
+    }
+
+    /// Counts a failed verification; a flood of them from one address is told to wait.
+    fn not_verified(&self, route: &Route, client: &Client, why: Reject) -> Reject {
+        route.metrics.not_verified(why.reason);
+        if route.enforce.covers(why.reason) { route.guards.failed(client, why) } else { why }
+    }
+
+    fn signed(&mut self, signed: &Signed) {
+        self.line.provider = signed.provider.clone();
+        self.line.verified = signed.verification;
+        self.line.secret = signed.secret.clone();
+        self.line.event_type = signed.event_type.clone();
+        self.line.delivery_id = signed.delivery_id.clone();
+    }
+
+    fn replay(&mut self, route: &Route, result: Replay) {
+        route.metrics.replay(result);
+        self.line.replay = Some(result.code());
+    }
+
+    /// The copies of an event carry the id of its first attempt.
+    fn claimed(&mut self, claimed: &Claimed) -> EventId {
+        self.line.event_id = claimed.event_id();
+        claimed.event_id()
+    }
+}

@@ -10,7 +10,10 @@ use std::{
 
 use futures_util::future::BoxFuture;
 
-use crate::clock::{Mono, Now};
+use crate::{
+    clock::{Mono, Now},
+    state::{self, State},
+};
 
 /// Longest key, in bytes; an empty one is refused too.
 pub(crate) const KEY_BYTES: usize = 256;
@@ -62,6 +65,25 @@ pub(crate) enum KvError {
 /// A store of filters' values. Keys and values are within their limits already.
 pub(crate) trait Kv: Send + Sync {
     fn run<'a>(&'a self, filter: &'a str, key: String, operation: Operation, now: Now) -> BoxFuture<'a, Result<Reply, KvError>>;
+}
+
+/// On disk, beside the replay records.
+impl Kv for State {
+    fn run<'a>(&'a self, filter: &'a str, key: String, operation: Operation, now: Now) -> BoxFuture<'a, Result<Reply, KvError>> {
+        let reply = match operation {
+            Operation::Get => Ok(Reply::Value(self.kv_get(filter, &key, now).map(|value| value.to_vec()))),
+            Operation::Set { value, ttl } => self.kv_set(filter, &key, value.into(), ttl, now).map(|()| Reply::Done(true)),
+            Operation::Delete => self.kv_delete(filter, &key, now).map(Reply::Done),
+            Operation::Increment { by, ttl } => self.kv_increment(filter, &key, by, ttl, now).map(Reply::Sum),
+            Operation::Swap { expected, value, ttl } => self.kv_compare_and_set(filter, &key, expected.as_deref(), value.into(), ttl, now).map(Reply::Done),
+        };
+        let reply = reply.map_err(|why| match why {
+            state::KvError::NotANumber => KvError::NotANumber,
+            state::KvError::Full => KvError::Full,
+            state::KvError::Unavailable => KvError::Unavailable("the state store does not answer".to_owned()),
+        });
+        Box::pin(std::future::ready(reply))
+    }
 }
 
 /// In memory, for one process.

@@ -66,6 +66,18 @@ impl fmt::Debug for Settings {
 }
 
 impl Settings {
+    /// Whether a filter made of these settings would be the same.
+    pub(crate) fn same_as(&self, other: &Self) -> bool {
+        let secrets = |allow: &Allow| allow.secrets.iter().map(|(name, secret)| (name.clone(), secret.expose().to_vec())).collect::<Vec<_>>();
+        let rest = |settings: &Self| (settings.digest, settings.cpu, settings.timeout, settings.memory, settings.reuse, settings.on_error, settings.quarantine);
+        self.name == other.name
+            && self.config == other.config
+            && rest(self) == rest(other)
+            && self.when.as_ref().map(|when| when.text()) == other.when.as_ref().map(|when| when.text())
+            && (self.allow.kv, self.allow.random) == (other.allow.kv, other.allow.random)
+            && secrets(&self.allow) == secrets(&other.allow)
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.name
     }

@@ -25,7 +25,7 @@ pub(crate) struct Guards {
     /// `allow_ips`; `None`: everybody.
     pub(crate) allow: Option<allow::Allow>,
     /// `client_cert`; `None`: none is needed.
-    pub(crate) cert: Option<cert::Rule>,
+    pub(crate) cert: Option<Arc<cert::Rule>>,
     /// `rate_limit`.
     pub(crate) limits: rate::Limits,
     /// `verify_failures`.

@@ -40,7 +40,7 @@ use crate::{
     clock::{Clock, Now},
     event::{Call, Conn, EventId},
     problem::Problem,
-    reject::Reject,
+    reject::{Reason, Reject},
     section::Section,
 };
 
@@ -96,6 +96,23 @@ impl Fault {
         Self::Http2,
         Self::AnswerNotTaken,
     ];
+
+    /// The refusal that it amounts to, where HTTP itself refused a request.
+    pub(crate) const fn reason(self) -> Option<Reason> {
+        match self {
+            Self::BadRequest => Some(Reason::BadRequest),
+            Self::HeadersTooLarge => Some(Reason::HeadersTooLarge),
+            Self::ConnectionLimit
+            | Self::AddressLimit
+            | Self::ProxyUntrusted
+            | Self::ProxyHeader
+            | Self::HandshakeTimeout
+            | Self::HandshakeFailed
+            | Self::HeaderTimeout
+            | Self::Http2
+            | Self::AnswerNotTaken => None,
+        }
+    }
 
     /// The stable word; where a refusal of a request means the same, its word.
     pub(crate) const fn code(self) -> &'static str {

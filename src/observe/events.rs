@@ -17,13 +17,15 @@ use std::{
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    clock::Mono,
+    clock::{Mono, Now},
     event::EventId,
+    listen::Fault,
     observe::{
         audit::{Audit, Decision, Line},
         metrics::{DestinationMetrics, FilterMetrics, Metrics, RouteMetrics},
     },
     problem::Problem,
+    respond,
 };
 
 /// At most so many lines a second of one kind.
@@ -65,7 +67,7 @@ impl Bounded {
 /// Refused and aborted requests in the log, a second.
 static REFUSALS: Bounded = Bounded::new(20);
 static ACCEPT: Bounded = Bounded::new(1);
-static HANDSHAKE: Bounded = Bounded::new(5);
+static FAULTS: Bounded = Bounded::new(5);
 static STATE: Bounded = Bounded::new(5);
 static FILTER: Bounded = Bounded::new(10);
 static DELIVERY: Bounded = Bounded::new(10);
@@ -132,10 +134,19 @@ pub(crate) fn accept_failed(listen: SocketAddr, why: &std::io::Error, now: Mono)
     }
 }
 
-/// A connection ended before its first request: TLS, the PROXY protocol, a time limit.
-pub(crate) fn handshake_failed(peer: SocketAddr, why: &dyn fmt::Display, now: Mono) {
-    if let Some(held_back) = HANDSHAKE.allow(now) {
-        debug!(client.ip = %peer.ip(), error = %why, held_back = more(held_back), "the handshake failed");
+/// A connection ended by its peer's fault before there was a request. What HTTP parsing refused is a refusal without a route, and
+/// audited; the rest is counted.
+pub(crate) fn connection_failed(audit: &Audit, unrouted: &RouteMetrics, metrics: &Metrics, peer: SocketAddr, fault: Fault, detail: &str, now: Now) {
+    metrics.connection_fault(fault.code());
+    if let Some(reason) = fault.reason() {
+        let mut line = Line::new(EventId::new(), now.wall_ms, Decision::Refused(reason));
+        line.peer = Some(peer);
+        line.status = respond::status(reason).as_u16();
+        line.detail = detail.to_owned().into();
+        return decided(audit, unrouted, line, now.mono);
+    }
+    if let Some(held_back) = FAULTS.allow(now.mono) {
+        debug!(client.ip = %peer.ip(), fault = fault.code(), error = detail, held_back = more(held_back), "a connection ended before its first request");
     }
 }
 

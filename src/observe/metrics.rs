@@ -279,6 +279,7 @@ struct Families {
     replay: Family<Count>,
     condition_errors: Family<Count>,
     state_errors: Family<Count>,
+    connection_faults: Family<Count>,
     filter_duration: Family<Histogram>,
     filter_errors: Family<Count>,
     filter_quarantined: Family<Level>,
@@ -308,6 +309,7 @@ pub(crate) struct Metrics {
     /// Bytes of request and answer bodies that are held now.
     pub(crate) buffered_bytes: Arc<Level>,
     state_errors: Words<16>,
+    connection_faults: Words<16>,
     reloads_ok: Arc<Count>,
     reloads_refused: Arc<Count>,
     last_reload: Arc<Level>,
@@ -351,6 +353,7 @@ impl Metrics {
         r.register("connections", "Open connections from senders", Held(connections.clone()));
         r.register("buffered_bytes", "Bytes of bodies that are held now", Held(buffered_bytes.clone()));
         r.register("state_errors", "Operations that the state store failed", f.state_errors.clone());
+        r.register("connection_faults", "Connections that ended by their peer's fault before a request", f.connection_faults.clone());
         r.register_with_unit("filter_duration", "One call of a filter, host calls included", Unit::Seconds, f.filter_duration.clone());
         r.register("filter_errors", "Failed filter calls by kind", f.filter_errors.clone());
         r.register("filter_quarantined", "1 while a filter is quarantined for its faults", f.filter_quarantined.clone());
@@ -373,6 +376,7 @@ impl Metrics {
             connections,
             buffered_bytes,
             state_errors: Words::default(),
+            connection_faults: Words::default(),
             reloads_ok: f.reloads.get(&[("result", "ok")]),
             reloads_refused: f.reloads.get(&[("result", "refused")]),
             last_reload,
@@ -436,6 +440,11 @@ impl Metrics {
     /// An operation of the state store failed: `claim`, `done`, `get`, `set`, `open` and so on.
     pub(crate) fn state_error(&self, op: &'static str) {
         self.state_errors.add(op, || self.families.state_errors.get(&[("op", op)]));
+    }
+
+    /// A connection ended by its peer's fault before there was a request.
+    pub(crate) fn connection_fault(&self, kind: &'static str) {
+        self.connection_faults.add(kind, || self.families.connection_faults.get(&[("kind", kind)]));
     }
 
     /// A policy was loaded, at the start or later, or refused.

@@ -42,6 +42,17 @@ pub(crate) struct Settings {
     pub(crate) audit: Option<audit::Settings>,
 }
 
+impl Settings {
+    /// Whether the log is read by a person: pretty lines.
+    pub(crate) fn for_people(&self) -> bool {
+        match self.format {
+            Format::Auto => io::stderr().is_terminal(),
+            Format::Pretty => true,
+            Format::Json => false,
+        }
+    }
+}
+
 /// Reads `[log]`; `root` is the whole policy.
 pub(crate) fn read(root: &Section<'_>) -> Settings {
     let Some(log) = root.opt_section("log") else {
@@ -74,11 +85,7 @@ static LOGGING: OnceLock<Logging> = OnceLock::new();
 /// Starts the log, once per process; a later call only changes what is shown.
 pub(crate) fn start(settings: &Settings) {
     let terminal = io::stderr().is_terminal();
-    let pretty = match settings.format {
-        Format::Auto => terminal,
-        Format::Pretty => true,
-        Format::Json => false,
-    };
+    let pretty = settings.for_people();
     let mut fresh = false;
     let logging = LOGGING.get_or_init(|| {
         fresh = true;
