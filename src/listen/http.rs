@@ -126,7 +126,7 @@ impl Socket for TcpStream {
     }
 }
 
-impl Socket for tokio_rustls::server::TlsStream<TcpStream> {
+impl Socket for Box<tokio_rustls::server::TlsStream<TcpStream>> {
     fn socket(&self) -> &TcpStream {
         self.get_ref().0
     }
@@ -618,6 +618,15 @@ async fn linger<I: AsyncWrite + Socket + Unpin>(stream: &mut I) {
         }
     };
     let _ = timeout(LINGER, discard).await;
+}
+
+/// Tells a client that speaks plain HTTP to a TLS port.
+pub(super) async fn answer_plain(stream: &mut TcpStream) {
+    const ANSWER: &[u8] =
+        b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 35\r\nConnection: close\r\n\r\nThis port speaks TLS: use https://\n";
+    if stream.write_all(ANSWER).await.is_ok() {
+        linger(stream).await;
+    }
 }
 
 /// Reads into a buffer that all connections of a thread share: nobody looks at it.

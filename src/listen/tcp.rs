@@ -249,7 +249,7 @@ async fn connection<S: Serve>(stream: TcpStream, peer: SocketAddr, guard: Connec
 /// A stream that is ready for HTTP, and whether it speaks HTTP/2.
 enum Opened {
     Plain(TcpStream, bool),
-    Tls(tokio_rustls::server::TlsStream<TcpStream>, bool),
+    Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>, bool),
 }
 
 /// PROXY header, address limit, TLS handshake. `None`: refused, reported and closed.
@@ -293,7 +293,17 @@ async fn begin<S: Serve>(
         };
         return Some((Opened::Plain(stream, http2), Conn { peer, socket, local, tls: None }, guard));
     };
-    match timeout(live.handshake_timeout, acceptor.accept(stream)).await {
+    // One look at the first byte: a browser or curl that was told http:// deserves better than an alert.
+    let handshake = async {
+        let mut first = [0];
+        stream.peek(&mut first).await?;
+        if first[0].is_ascii_uppercase() {
+            http::answer_plain(&mut stream).await;
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "plain HTTP on a port that speaks TLS"));
+        }
+        acceptor.accept(stream).await
+    };
+    match timeout(live.handshake_timeout, handshake).await {
         Ok(Ok(stream)) => {
             let (_, session) = stream.get_ref();
             let tls = Tls {
@@ -301,7 +311,7 @@ async fn begin<S: Serve>(
                 client_chain: session.peer_certificates().map(|chain| chain.iter().map(|cert| cert.clone().into_owned()).collect()).unwrap_or_default(),
             };
             let http2 = session.alpn_protocol() == Some(b"h2");
-            Some((Opened::Tls(stream, http2), Conn { peer, socket, local, tls: Some(tls) }, guard))
+            Some((Opened::Tls(Box::new(stream), http2), Conn { peer, socket, local, tls: Some(tls) }, guard))
         }
         Ok(Err(why)) if why.kind() == io::ErrorKind::InvalidData => fault(peer, Fault::HandshakeFailed, &why.to_string()),
         // A peer that connects and leaves is a load balancer's health check more often than not.

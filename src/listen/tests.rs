@@ -50,30 +50,28 @@ fn text(status: u16, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
 }
 
 impl Serve for App {
-    fn call(self: Arc<Self>, call: Call) -> impl Future<Output = Response<Full<Bytes>>> + Send + 'static {
-        async move {
-            let CallBody::Incoming(body) = call.body else { return text(500, "no body") };
-            let peer = call.conn.peer.ip();
-            match call.head.uri.path() {
-                "/early" => text(413, "too large"),
-                "/panic" => panic!("asked for"),
-                "/wait" => {
-                    self.waiting.notify_one();
-                    self.gate.notified().await;
-                    self.finished.fetch_add(1, Ordering::SeqCst);
-                    text(200, "waited")
-                }
-                "/big" => text(200, vec![b'x'; 32 << 20]),
-                "/who" => {
-                    let tls = call.conn.tls.as_ref();
-                    let name = tls.and_then(|tls| tls.server_name.clone()).unwrap_or_default();
-                    text(200, format!("{peer} {name} {} {:?}", tls.map_or(0, |tls| tls.client_chain.len()), call.head.version))
-                }
-                _ => match body.collect().await {
-                    Ok(body) => text(200, format!("{} bytes", body.to_bytes().len())),
-                    Err(_) => text(400, "cut"),
-                },
+    async fn call(self: Arc<Self>, call: Call) -> Response<Full<Bytes>> {
+        let CallBody::Incoming(body) = call.body else { return text(500, "no body") };
+        let peer = call.conn.peer.ip();
+        match call.head.uri.path() {
+            "/early" => text(413, "too large"),
+            "/panic" => panic!("asked for"),
+            "/wait" => {
+                self.waiting.notify_one();
+                self.gate.notified().await;
+                self.finished.fetch_add(1, Ordering::SeqCst);
+                text(200, "waited")
             }
+            "/big" => text(200, vec![b'x'; 32 << 20]),
+            "/who" => {
+                let tls = call.conn.tls.as_ref();
+                let name = tls.and_then(|tls| tls.server_name.clone()).unwrap_or_default();
+                text(200, format!("{peer} {name} {} {:?}", tls.map_or(0, |tls| tls.client_chain.len()), call.head.version))
+            }
+            _ => match body.collect().await {
+                Ok(body) => text(200, format!("{} bytes", body.to_bytes().len())),
+                Err(_) => text(400, "cut"),
+            },
         }
     }
 
@@ -232,8 +230,36 @@ async fn handshakes_are_limited_in_time() {
     assert_eq!(exchange(&mut stream, "\u{16}\u{3}\u{1}").await, "");
     assert_eq!(gate.fault().await, Fault::HandshakeTimeout);
     let mut stream = gate.connect().await;
-    drop(exchange(&mut stream, GET).await);
+    drop(exchange(&mut stream, "\u{16}nonsense that is no record").await);
     assert_eq!(gate.fault().await, Fault::HandshakeFailed);
+}
+
+#[tokio::test]
+async fn plain_http_on_a_tls_port_is_told_so() {
+    let mut gate = start("", &[], Context::default());
+    let answer = exchange(&mut gate.connect().await, GET).await;
+    assert!(status(&answer) == "400" && answer.ends_with("This port speaks TLS: use https://\n"), "{answer}");
+    assert_eq!(gate.fault().await, Fault::HandshakeFailed);
+}
+
+#[tokio::test]
+async fn connections_that_end_are_given_back() {
+    let gate = start("", &[], Context::default());
+    let ca = std::fs::read_to_string(gate.running.control().ca_file().expect("self-signed")).expect("a CA");
+    let config = Arc::new(client(&ca, None));
+    let mut used = shake(&gate, &config, "localhost").await.expect("a handshake");
+    assert_eq!(status(&ask(&mut used, GET).await), "200");
+    let mut part = shake(&gate, &config, "localhost").await.expect("a handshake");
+    part.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc").await.expect("the gate reads");
+    let fresh = shake(&gate, &config, "localhost").await.expect("a handshake");
+    let silent = gate.connect().await;
+    drop((used, part, fresh, silent));
+    let ended = timeout(PATIENCE, async {
+        while gate.running.control().budget().connections() > 0 || gate.running.control().budget().requests() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    ended.await.expect("nothing is left");
 }
 
 #[tokio::test]
