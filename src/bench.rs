@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header::CONTENT_TYPE};
 
+pub use crate::filter::bench::FilterCall;
 use crate::{
     secret::Secret,
     validate::json::{self, Pointer},

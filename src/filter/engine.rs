@@ -31,6 +31,9 @@ use super::{
 const CALLS: u32 = 128;
 /// Instances that may lie idle between events, of all filters that allow `reuse`.
 const IDLE: u32 = 64;
+/// Instances for `describe`, beside all others.
+const SPARE: u32 = 16;
+const INSTANCES: u32 = CALLS + IDLE + SPARE;
 /// Parts of one component: componentize-py makes about 50 core instances.
 const CORE_INSTANCES: u32 = 64;
 const TABLES: u32 = 20;
@@ -135,11 +138,11 @@ impl Engine {
 /// The settings that compiled filters depend on: one function, so that whatever compiles agrees with whatever loads.
 pub(super) fn engine_config() -> Config {
     let mut pool = PoolingAllocationConfig::default();
-    pool.total_component_instances(CALLS + IDLE)
-        .total_core_instances((CALLS + IDLE) * CORE_INSTANCES)
-        .total_memories((CALLS + IDLE) * 2)
-        .total_tables((CALLS + IDLE) * TABLES)
-        .total_stacks(CALLS + IDLE)
+    pool.total_component_instances(INSTANCES)
+        .total_core_instances(INSTANCES * CORE_INSTANCES)
+        .total_memories(INSTANCES * 2)
+        .total_tables(INSTANCES * TABLES)
+        .total_stacks(INSTANCES)
         .max_core_instances_per_component(CORE_INSTANCES)
         .max_tables_per_component(TABLES)
         .max_memories_per_component(MEMORIES)

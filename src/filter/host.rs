@@ -17,6 +17,8 @@ use super::{
 };
 use types::HostError;
 
+use crate::secret::Secret;
+
 /// Lines one call may log.
 const LOG_LINES: u32 = 64;
 /// Longest line, in bytes; longer ones are cut.
@@ -45,11 +47,10 @@ impl Call {
         Self { shared, route: "".into(), event: String::new(), slices, hit: None, memory: 0, log_lines: 0 }
     }
 
-    /// Begins another event in the same instance.
+    /// Begins an event; in a fresh instance, with what instantiation has left of the guest's time.
     pub(super) fn begin(&mut self, route: &Arc<str>, event: &str) {
         self.route = route.clone();
         event.clone_into(&mut self.event);
-        self.slices = self.shared.slices();
         self.hit = None;
         self.log_lines = 0;
     }
@@ -63,7 +64,9 @@ impl Call {
 
     fn secret(&self, name: &str) -> Result<&[u8], HostError> {
         let secrets = &self.shared.allow().secrets;
-        let found = secrets.iter().find(|(known, _)| known == name).map(|(_, secret)| secret.expose());
+        let now = self.shared.clock.now().wall_ms;
+        let counts = |secret: &Secret| secret.not_after().is_none_or(|end| now <= end);
+        let found = secrets.iter().find(|(known, secret)| known == name && counts(secret)).map(|(_, secret)| secret.expose());
         found.ok_or_else(|| {
             let name = clean(name, 64);
             HostError::NotGranted(format!("filter `{}` is not granted the secret `{name}`: name it in `allow.secrets` in the policy", self.shared.name()))
@@ -105,17 +108,17 @@ impl log::Host for Call {
         self.log_lines += 1;
         if self.log_lines > LOG_LINES {
             if self.log_lines == LOG_LINES + 1 {
-                tracing::warn!(filter = self.shared.name(), route = %self.route, event.id = self.event, "further log lines of this call are dropped");
+                tracing::warn!(filter = self.shared.name(), route = %self.route, event = self.event, "further log lines of this call are dropped");
             }
             return;
         }
         let (filter, route, event, message) = (self.shared.name(), &self.route, &self.event, clean(&message, LOG_BYTES));
         match level {
-            log::Level::Trace => tracing::trace!(filter, %route, event.id = event, "{message}"),
-            log::Level::Debug => tracing::debug!(filter, %route, event.id = event, "{message}"),
-            log::Level::Info => tracing::info!(filter, %route, event.id = event, "{message}"),
-            log::Level::Warn => tracing::warn!(filter, %route, event.id = event, "{message}"),
-            log::Level::Error => tracing::error!(filter, %route, event.id = event, "{message}"),
+            log::Level::Trace => tracing::trace!(filter, %route, event, "{message}"),
+            log::Level::Debug => tracing::debug!(filter, %route, event, "{message}"),
+            log::Level::Info => tracing::info!(filter, %route, event, "{message}"),
+            log::Level::Warn => tracing::warn!(filter, %route, event, "{message}"),
+            log::Level::Error => tracing::error!(filter, %route, event, "{message}"),
         }
     }
 }

@@ -172,6 +172,7 @@ impl Filter {
         match idle {
             Some(mut live) => {
                 live.resting = None;
+                live.store.data_mut().slices = self.shared.slices();
                 Ok(live)
             }
             None => fresh(&self.shared, &self.pre).await,

@@ -7,6 +7,7 @@
 //!
 //! An instance whose call was dropped or failed is never entered again: its store goes with it.
 
+pub(crate) mod bench;
 mod bindings;
 mod chain;
 mod convert;
