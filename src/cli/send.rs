@@ -14,7 +14,8 @@ use uuid::Uuid;
 use super::{BAD, PolicyArgs, USAGE, complain, verify};
 use crate::{
     clock::Clock,
-    event::Chunks,
+    event::{Chunks, Verification},
+    secret::Secret,
     verify::{
         Plan,
         cases::{self, Request},
@@ -78,11 +79,11 @@ pub(crate) struct SendArgs {
     /// The URL that the provider was given, where it is not --url: what is signed by providers that sign the URL
     #[arg(long, value_name = "URL")]
     public_url: Option<String>,
-    /// Change the payload after signing it, so that it must be refused
+    /// Send what must be refused: the payload is changed after it was signed, or the credential where nothing signs the payload
     #[arg(long)]
     forge: bool,
     /// A CA file to trust instead of the system's
-    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+    #[arg(long = "cacert", visible_alias = "ca", value_name = "FILE", conflicts_with = "insecure")]
     cacert: Option<PathBuf>,
     /// Believe any certificate
     #[arg(long)]
@@ -189,7 +190,14 @@ fn signed(policy: &PolicyArgs, args: &SendArgs) -> Result<Request, Option<String
         now_ms,
         fields: verify::pairs(&args.fields, "--field")?,
     };
-    sign(&plan, &secrets[0], &mut request, &wishes)?;
+    let covers = plan.verification() == Verification::Content;
+    if args.forge && !covers {
+        let wrong = Secret::new("#1", [secrets[0].expose(), b"-forged"].concat(), None);
+        let plan = Plan::new(definition, std::slice::from_ref(&wrong), &params, None, None)?;
+        sign(&plan, &wrong, &mut request, &wishes)?;
+    } else {
+        sign(&plan, &secrets[0], &mut request, &wishes)?;
+    }
     let (to, path) = cases::split_url(&args.url).ok_or_else(|| format!("`{}` is not a URL", args.url))?;
     if args.public_url.is_some() {
         // What signing put into the query (a digest of the body) stays; the rest is the place to send to.
@@ -198,7 +206,7 @@ fn signed(policy: &PolicyArgs, args: &SendArgs) -> Result<Request, Option<String
         request.target = query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
         request.base = to.to_owned();
     }
-    if args.forge {
+    if args.forge && covers {
         request.body = Chunks::from(forged(&request.body.to_bytes()));
     }
     Ok(request)

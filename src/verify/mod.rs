@@ -159,7 +159,7 @@ impl fmt::Display for ReplayKey {
     }
 }
 
-/// Reads a route's `verify`: `"none"`, or a table with `provider` and `secret` or `secrets`.
+/// Reads a route's `verify`: `"none"`, or a table with `provider` (or a `scheme` and its keys) and `secret` or `secrets`.
 pub(crate) fn read(route: &Section<'_>, catalogue: &Catalogue) -> Option<Plan> {
     let Some(item) = route.item("verify") else {
         route.problem("verify", "this route has no `verify`", "verify = { provider = \"…\", secret = \"env:…\" }; \"none\" says that anybody may send");
@@ -173,30 +173,33 @@ pub(crate) fn read(route: &Section<'_>, catalogue: &Catalogue) -> Option<Plan> {
         return None;
     }
     let section = item.section()?;
-    let name = section.string("provider");
-    let definition = name.as_ref().and_then(|name| {
-        let found = catalogue.definition(name);
-        if found.is_none() {
-            section.problem("provider", format!("there is no provider `{name}`"), catalogue.hint(name));
-        }
-        found
-    });
+    // A scheme may stand in the route itself, where no other route shares it.
+    let inline = section.has("scheme") && !section.has("provider");
+    let definition = if inline {
+        Definition::read(&section, &section.opt_string("scheme")?).map(Arc::new)
+    } else {
+        let name = section.string("provider");
+        name.and_then(|name| {
+            let found = catalogue.definition(&name);
+            if found.is_none() {
+                section.problem("provider", format!("there is no provider `{name}`"), catalogue.hint(&name));
+            }
+            found.cloned()
+        })
+    };
     let secrets = section.secrets();
-    let params = params(&section, definition);
-    let variants = section.item("variants").map(|item| item.strings());
+    let (params, variants) =
+        if inline { (Some(BTreeMap::new()), None) } else { (params(&section, definition.as_ref()), section.item("variants").map(|item| item.strings())) };
     let tolerance = section.opt_duration("tolerance");
-    let checked = secrets.is_some();
     section.finish();
-    let (definition, secrets, params) = (definition?, secrets?, params?);
+    let (definition, secrets, params) = (&definition?, secrets?, params?);
     let variants = match variants {
         Some(read) => Some(read?),
         None => None,
     };
     match Plan::new(definition, &secrets, &params, variants.as_deref(), tolerance) {
         Ok(plan) => {
-            if checked {
-                plan.warn(&item, &secrets);
-            }
+            plan.warn(&item, &secrets);
             Some(plan)
         }
         Err(why) => {

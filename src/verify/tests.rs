@@ -594,11 +594,17 @@ fn a_routes_verify_is_read_and_explained() {
     let (plan, problems) = read_one("verify = { provider = \"github\", secret = \"env:S\" }");
     assert_eq!((plan.and_then(|p| p.provider().cloned()).as_deref(), &*problems), (Some("github"), ""));
     assert!(read_one("verify = \"none\"").0.is_some_and(|plan| plan.is_none()));
+    let (plan, problems) = read_one(
+        "verify = { scheme = \"hmac\", algorithm = \"sha256\", signature = { header = \"X-Sig\", encoding = \"hex\" }, signed = \"{body}\", secret = \"env:S\" }",
+    );
+    assert_eq!((plan.and_then(|p| p.provider().cloned()).as_deref(), &*problems), (Some("hmac"), ""));
     for (text, want) in [
         ("", "has no `verify`"),
         ("verify = \"noone\"", "no way to verify"),
         ("verify = { provider = \"githib\", secret = \"env:S\" }", "did you mean \"github\""),
         ("verify = { provider = \"github\" }", "secret"),
+        ("verify = { secret = \"env:S\" }", "provider"),
+        ("verify = { scheme = \"basic\", secret = \"env:S\", nonsense = 1 }", "unknown key `nonsense`"),
         ("verify = { provider = \"github\", secret = \"env:S\", secert = 1 }", "did you mean `secret`"),
         ("verify = { provider = \"braintree\", secret = \"env:S\" }", "needs `params`: api_public_key"),
         ("verify = { provider = \"github\", secret = \"env:S\", params = { a = \"b\" } }", "unknown key `a`"),
