@@ -316,7 +316,13 @@ mod tests {
     use http::{HeaderValue, StatusCode};
 
     use super::*;
-    use crate::{clock::Clock, disk::model::Model, state::Settings};
+    use crate::{
+        clock::Clock,
+        disk::model::Model,
+        problem::Source,
+        section::{Inputs, Reader},
+        state::Settings,
+    };
 
     const KEY: &[u8] = b"delivery-1";
     const WALL: i64 = 1_790_000_000_000;
@@ -492,5 +498,282 @@ mod tests {
         let other = claim(&state, &rule(), "stripe", KEY, EventId::new(), state.clock().now()).await;
         assert!(matches!(other, Ok(Claim::Mine(_))));
         assert_ne!(state.digest("ab", b"c"), state.digest("a", b"bc"), "no two ways to put the same text together");
+    }
+
+    // -- restarts, power cuts, failures --
+
+    async fn wait_ready(state: &State) {
+        while state.health().ready().is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_restart_keeps_done_and_failed_and_forgets_what_was_in_flight() {
+        let (model, clock, state) = bare();
+        let end = async |key: &[u8]| match claim_key(&state, &rule(), key).await {
+            Ok(Claim::Mine(claimed)) => claimed,
+            other => panic!("not ours: {other:?}"),
+        };
+        let (done, failed, flying) = (end(b"done").await, end(b"failed").await, end(b"flying").await);
+        let ids = (done.event_id(), failed.event_id(), flying.event_id());
+        done.done(&answer("kept")).await.expect("the store works");
+        failed.record_branch("billing", true);
+        failed.failed().await;
+        state.flush().await.expect("the store works");
+        // The power goes while one is in flight and the process still runs.
+        let after = open(&model.cut(3), &clock);
+        match claim_key(&after, &rule(), b"done").await {
+            Ok(Claim::Done(stored)) => assert_eq!((stored.event_id, &stored.body[..]), (ids.0, &b"kept"[..])),
+            other => panic!("not done: {other:?}"),
+        }
+        match claim_key(&after, &rule(), b"failed").await {
+            Ok(Claim::Mine(again)) => assert_eq!((again.event_id(), again.branch_done("billing")), (ids.1, true)),
+            other => panic!("not ours: {other:?}"),
+        }
+        match claim_key(&after, &rule(), b"flying").await {
+            Ok(Claim::Mine(again)) => assert_eq!((again.is_retry(), again.event_id() == ids.2), (false, false)),
+            other => panic!("not ours: {other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn with_zero_the_answer_waits_for_the_sync_and_survives_any_power_cut() {
+        let (model, clock) = (Model::new(), Clock::hand(WALL));
+        let state = open_with(&model, &clock, &settings(Duration::ZERO));
+        for round in 0..20_u64 {
+            let key = round.to_le_bytes();
+            let Ok(Claim::Mine(claimed)) = claim_key(&state, &rule(), &key).await else { panic!("not ours") };
+            claimed.done(&answer("kept")).await.expect("the store works");
+            for seed in [0, round + 1, 77_777 * (round + 1)] {
+                let after = open(&model.cut(seed), &clock);
+                for old in 0..=round {
+                    assert!(matches!(claim_key(&after, &rule(), &old.to_le_bytes()).await, Ok(Claim::Done(_))), "{old} of {round}, seed {seed}");
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn with_zero_copies_hear_nothing_before_the_sync() {
+        let (model, clock) = (Model::new(), Clock::hand(WALL));
+        let state = open_with(&model, &clock, &settings(Duration::ZERO));
+        let claimed = mine(&state).await;
+        model.hold(true);
+        let ending = tokio::spawn(async move { claimed.done(&answer("made")).await });
+        while state.waiting() == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!ending.is_finished());
+        assert_eq!(reason(&state, &rule()).await, Reason::InFlight);
+        // A cancelled wait does not turn what is done into a failure.
+        ending.abort();
+        assert!(ending.await.expect_err("aborted").is_cancelled());
+        assert_eq!(stored(&state).await.status, 201);
+        model.hold(false);
+        state.flush().await.expect("the store works");
+        assert_eq!(stored(&state).await.status, 201);
+    }
+
+    #[tokio::test]
+    async fn after_a_failed_sync_nothing_is_reported_done() {
+        for persist_within in [Duration::ZERO, Duration::from_millis(1)] {
+            let (model, clock) = (Model::new(), Clock::hand(WALL));
+            let state = open_with(&model, &clock, &settings(persist_within));
+            let (first, second) = (mine(&state).await, claim_key(&state, &rule(), b"other").await.expect("ours"));
+            model.fail_syncs(2);
+            if persist_within.is_zero() {
+                assert_eq!(first.done(&answer("made")).await.expect_err("not on disk").reason, Reason::StoreFailed);
+            } else {
+                // On its way: the failure comes after the answer.
+                first.done(&answer("made")).await.expect("handed over");
+                while state.health().ready().is_ok() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            }
+            if state.health().ready().is_err() {
+                let Claim::Mine(second) = second else { panic!("ours") };
+                let refused = second.done(&answer("")).await;
+                assert!(refused.is_err() || state.health().ready().is_ok(), "not ready, yet done");
+                let refused = claim_key(&state, &rule(), b"third").await;
+                assert!(matches!(refused, Err(Reject { reason: Reason::StoreFailed, .. })) || state.health().ready().is_ok());
+            }
+            wait_ready(&state).await;
+            assert_eq!(&stored(&state).await.body[..], b"made", "what the receiver has is not delivered twice");
+            state.flush().await.expect("the store works again");
+            assert_eq!(&stored(&open(&model.cut(0), &clock)).await.body[..], b"made");
+        }
+    }
+
+    #[tokio::test]
+    async fn allow_goes_on_from_memory() {
+        let (model, clock) = (Model::new(), Clock::hand(WALL));
+        let settings = Settings { on_error: OnStateError::Allow, ..settings(Duration::from_millis(1)) };
+        let state = open_with(&model, &clock, &settings);
+        model.fail_writes(true);
+        assert!(state.flush().await.is_err());
+        mine(&state).await.done(&answer("made")).await.expect("allowed");
+        assert_eq!(stored(&state).await.status, 201);
+        model.fail_writes(false);
+        wait_ready(&state).await;
+        state.flush().await.expect("the store works again");
+        assert_eq!(stored(&open(&model.cut(0), &clock)).await.status, 201);
+    }
+
+    // -- time and bounds --
+
+    #[tokio::test]
+    async fn records_expire_by_the_monotonic_clock_alone() {
+        let (model, clock, state) = bare();
+        mine(&state).await.done(&answer("made")).await.expect("the store works");
+        state.flush().await.expect("the store works");
+        for step in [86_400_000, -2 * 86_400_000, 86_400_000] {
+            clock.step_wall(step);
+            state.tick();
+            assert_eq!(stored(&state).await.status, 201, "a step of {step} ms");
+        }
+        clock.advance(Duration::from_secs(3600));
+        assert_eq!(stored(&state).await.status, 201);
+        clock.advance(Duration::from_secs(2));
+        drop(mine(&state).await);
+        // On disk it is the wall clock.
+        let later = Clock::hand(WALL + 3_600_000);
+        let rows = model.cut(0);
+        assert_eq!(stored(&open(&rows, &later)).await.status, 201);
+    }
+
+    #[tokio::test]
+    async fn a_sweep_takes_whole_hours_from_the_file() {
+        let (model, clock, state) = bare();
+        for n in 0..600_u32 {
+            let Ok(Claim::Mine(claimed)) = claim_key(&state, &rule(), &n.to_le_bytes()).await else { panic!("not ours") };
+            claimed.done(&answer("made")).await.expect("the store works");
+            if n % 2 == 0 {
+                state.flush().await.expect("the store works");
+            }
+        }
+        state.flush().await.expect("the store works");
+        // More than one commit sweeps.
+        let rows = state.rows();
+        assert!(rows.0 >= 300 && rows.1 == rows.0, "{rows:?}");
+        clock.advance(Duration::from_secs(1800));
+        state.tick();
+        state.flush().await.expect("the store works");
+        assert_eq!((state.stats().records, state.rows()), (600, rows));
+        clock.advance(Duration::from_secs(1802));
+        state.tick();
+        while state.rows() != (0, 0) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(state.stats().records, 0);
+        // What is recorded afterwards stays.
+        mine(&state).await.done(&answer("later")).await.expect("the store works");
+        state.flush().await.expect("the store works");
+        assert_eq!(&stored(&open(&model.cut(0), &clock)).await.body[..], b"later");
+    }
+
+    #[tokio::test]
+    async fn at_the_bound_the_nearest_expiry_goes_and_is_counted() {
+        let (model, clock) = (Model::new(), Clock::hand(WALL));
+        let errors = Arc::new(Mutex::new(Vec::new()));
+        let hear = {
+            let errors = errors.clone();
+            Arc::new(move |op| errors.lock().expect("no panic").push(op))
+        };
+        let settings = Settings { max_records: 1000, ..settings(Duration::from_millis(1)) };
+        let state = State::open_on(Arc::new(model.clone()), &settings, clock.clone(), hear).expect("a sound disk opens");
+        for n in 0..1100_u32 {
+            let Ok(Claim::Mine(claimed)) = claim_key(&state, &rule(), &n.to_le_bytes()).await else { panic!("not ours") };
+            claimed.done(&answer("")).await.expect("the store works");
+            clock.advance(Duration::from_secs(1));
+        }
+        state.tick();
+        let stats = state.stats();
+        assert!(stats.records <= 1000 && stats.evicted >= 100 && stats.records as u64 + stats.evicted == 1100, "{stats:?}");
+        assert!(errors.lock().expect("no panic").contains(&"evict"));
+        assert!(matches!(claim_key(&state, &rule(), &0_u32.to_le_bytes()).await, Ok(Claim::Mine(_))), "the first is forgotten");
+        assert!(matches!(claim_key(&state, &rule(), &1099_u32.to_le_bytes()).await, Ok(Claim::Done(_))), "the last is not");
+        state.flush().await.expect("the store works");
+        assert!(open_with(&model.cut(0), &clock, &settings).stats().records <= 1000, "nor does a start take in more");
+    }
+
+    #[tokio::test]
+    async fn forget_lets_a_key_through_once_more() {
+        let (model, clock, state) = bare();
+        assert_eq!(state.forget("github", KEY).await, Ok(false));
+        mine(&state).await.done(&answer("first")).await.expect("the store works");
+        assert_eq!(stored(&state).await.status, 201);
+        assert_eq!(state.forget("github", KEY).await, Ok(true));
+        assert_eq!(state.forget("github", KEY).await, Ok(false));
+        let after = open(&model.cut(0), &clock);
+        assert!(!mine(&after).await.is_retry());
+        mine(&state).await.done(&answer("second")).await.expect("the store works");
+        assert_eq!(&stored(&state).await.body[..], b"second");
+        state.flush().await.expect("the store works");
+        assert_eq!(&stored(&open(&model.cut(0), &clock)).await.body[..], b"second");
+    }
+
+    // -- settings, keys --
+
+    fn read_rule(text: &str, tolerance: Option<u64>) -> (Option<Rule>, Vec<String>) {
+        let reader = Reader::new(Source { name: "p.toml".into(), text: text.into() }, Inputs::memory(&[], &[]));
+        let table = reader.parse();
+        let route = reader.root(&table);
+        let rule = read(&route, tolerance.map(Duration::from_secs));
+        route.finish();
+        (rule, reader.problems().iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn settings_are_read_or_refused() {
+        let days = |days: u64| Duration::from_secs(days * 86_400);
+        let check = |text: &str, tolerance: Option<u64>, expected: Option<Rule>| {
+            assert_eq!(read_rule(text, tolerance), (expected, vec![]), "{text}");
+        };
+        check("", None, Some(Rule { remember: days(30), ..rule() }));
+        check("", Some(300), Some(Rule { remember: Duration::from_secs(4200), ..rule() }));
+        check("replay = true", Some(300), Some(Rule { remember: Duration::from_secs(4200), ..rule() }));
+        check("replay = false", None, None);
+        check(
+            r#"replay = { remember = "7d", on_duplicate = "reject", on_in_flight = "wait", dedupe = { header = "Idempotency-Key" } }"#,
+            Some(300),
+            Some(Rule {
+                remember: days(7),
+                on_duplicate: OnDuplicate::Reject,
+                on_in_flight: OnInFlight::Wait,
+                dedupe: Some(HeaderName::from_static("idempotency-key")),
+            }),
+        );
+        let refused = |text: &str, tolerance: Option<u64>, says: &str| {
+            let (_, problems) = read_rule(text, tolerance);
+            assert!(problems.len() == 1 && problems[0].contains(says), "{text}: {problems:?}");
+        };
+        refused(r#"replay = { remember = "2m" }"#, Some(300), "forgotten before their timestamps expire");
+        refused(r#"replay = { remember = "0s" }"#, None, "replay = false");
+        refused(r#"replay = { remember = "400d" }"#, None, "366d");
+        refused(r#"replay = { on_duplicate = "drop" }"#, None, "`drop` is not known here");
+        refused(r#"replay = { rememer = "2d" }"#, None, "did you mean `remember`?");
+        refused(r#"replay = { dedupe = { header = "a b" } }"#, None, "not a header name");
+        refused(r#"replay = { dedupe = {} }"#, None, "missing");
+        refused("replay = 3", None, "not a table");
+    }
+
+    #[test]
+    fn the_key_is_what_was_signed_else_the_named_header() {
+        let named = Rule { dedupe: Some(HeaderName::from_static("idempotency-key")), ..rule() };
+        let check = |rule: &Rule, signed: Option<&[u8]>, values: &[&str], expected: Option<&[u8]>| {
+            let mut headers = HeaderMap::new();
+            values.iter().for_each(|value| {
+                headers.append("idempotency-key", HeaderValue::from_str(value).expect("a value"));
+            });
+            assert_eq!(rule.key(signed, &headers).as_deref(), expected, "{values:?}");
+        };
+        check(&named, Some(b"signed"), &["x"], Some(b"signed"));
+        check(&named, None, &["x"], Some(b"idempotency-key:x"));
+        check(&rule(), None, &["x"], None);
+        check(&named, None, &[], None);
+        check(&named, None, &[""], None);
+        check(&named, None, &["x", "x"], None);
+        check(&named, None, &[&"x".repeat(513)], None);
     }
 }

@@ -583,3 +583,376 @@ fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn guard_write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, sync::atomic::AtomicUsize};
+
+    use redb::ReadableTable;
+
+    use super::{model::Model, *};
+
+    const NUMBERS_TABLE: TableDefinition<'static, u64, ()> = TableDefinition::new("numbers");
+
+    const REMOVE: u64 = 1 << 32;
+
+    /// A room that keeps numbers; with [`REMOVE`] added one is taken away.
+    #[derive(Debug, Default)]
+    struct Log {
+        seen: Mutex<BTreeSet<u64>>,
+        opened: AtomicUsize,
+        panics: AtomicBool,
+    }
+
+    impl Rooms for Log {
+        type Batch = Vec<u64>;
+
+        fn opened(&self, tables: &ReadTransaction) -> Result<(), redb::Error> {
+            self.opened.fetch_add(1, Ordering::SeqCst);
+            *guard(&self.seen) = numbers(tables)?;
+            Ok(())
+        }
+
+        fn write(&self, _: u64, batch: &Vec<u64>, tables: &WriteTransaction) -> Result<(), redb::Error> {
+            assert!(!self.panics.swap(false, Ordering::SeqCst), "a test's panic");
+            let mut table = tables.open_table(NUMBERS_TABLE)?;
+            for number in batch {
+                if *number >= REMOVE {
+                    table.remove(number - REMOVE)?;
+                } else {
+                    table.insert(number, ())?;
+                }
+            }
+            Ok(())
+        }
+
+        fn committed(&self, _: u64, batch: &Vec<u64>) {
+            guard(&self.seen).extend(batch);
+        }
+    }
+
+    fn numbers(tables: &ReadTransaction) -> Result<BTreeSet<u64>, redb::Error> {
+        match tables.open_table(NUMBERS_TABLE) {
+            Ok(table) => table.iter()?.map(|row| Ok(row?.0.value())).collect(),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(BTreeSet::new()),
+            Err(why) => Err(why.into()),
+        }
+    }
+
+    fn config(dir: &Path, media: impl Media) -> Config {
+        Config { dir: dir.to_owned(), gather: Duration::ZERO, media: Arc::new(media), on_error: Arc::new(|_| {}) }
+    }
+
+    fn open_model(model: &Model) -> Disk<Log> {
+        Disk::open(config(Path::new("model"), model.clone()), Arc::new(Log::default())).expect("a sound disk opens")
+    }
+
+    async fn add(disk: &Disk<Log>, number: u64) -> Result<(), Unavailable> {
+        disk.submit_now(|batch, _| (8, batch.push(number)))?.1.await
+    }
+
+    async fn ready(disk: &Disk<Log>) {
+        while disk.health().ready().is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    fn held(disk: &Disk<Log>) -> Vec<u64> {
+        disk.read(numbers).expect("it reads").into_iter().collect()
+    }
+
+    #[tokio::test]
+    async fn an_acknowledged_write_survives_any_power_cut() {
+        let model = Model::new();
+        let disk = open_model(&model);
+        let mut acknowledged = Vec::new();
+        for number in 0..40 {
+            add(&disk, number).await.expect("the disk works");
+            acknowledged.push(number);
+            disk.submit(|batch, _| (8, batch.push(1000 + number))).expect("there is room");
+            for seed in [0, 7 + number, 1_000_003 * (number + 1)] {
+                let after = held(&open_model(&model.cut(seed)));
+                assert!(acknowledged.iter().all(|number| after.contains(number)), "{number}, seed {seed}: {after:?}");
+            }
+        }
+        assert!(model.syncs() >= 40);
+    }
+
+    /// The control: with syncs that do nothing the same test must lose.
+    #[tokio::test]
+    async fn without_syncs_a_power_cut_loses_everything() {
+        let model = Model::new();
+        drop(open_model(&model));
+        model.lie();
+        let disk = open_model(&model);
+        add(&disk, 1).await.expect("the disk lies");
+        assert!(held(&open_model(&model.cut(0))).is_empty());
+    }
+
+    #[tokio::test]
+    async fn after_a_failed_sync_nothing_is_acknowledged_until_it_was_opened_again() {
+        let model = Model::new();
+        let disk = open_model(&model);
+        add(&disk, 1).await.expect("the disk works");
+        // The commit, and then settling twice.
+        model.fail_syncs(3);
+        assert_eq!(add(&disk, 2).await, Err(Unavailable));
+        let why = disk.health().ready().expect_err("not ready");
+        assert!(why.contains("model/hooklatch.redb"), "{why}");
+        assert_eq!((add(&disk, 3).await, disk.accepts()), (Err(Unavailable), false));
+        ready(&disk).await;
+        assert!(disk.accepts());
+        add(&disk, 4).await.expect("the disk works again");
+        // What was refused may be there; what was acknowledged must be, also after a power cut.
+        let after = held(&open_model(&model.cut(0)));
+        assert_eq!(after, [1, 2, 3, 4]);
+        assert_eq!(disk.shared.rooms.opened.load(Ordering::SeqCst), 2, "the indexes were taken from the file again");
+    }
+
+    /// Why the file is settled: what the cache shows after a failed sync need not be on the disk.
+    #[tokio::test]
+    async fn without_settling_a_failed_sync_can_lose_later_writes() {
+        let loses = async |trusting: bool| {
+            let model = Model::new();
+            let disk = open_model(&model);
+            disk.submit(|batch, _| (0, batch.extend(0..20_000))).expect("there is room");
+            disk.flush().await.expect("the disk works");
+            if trusting {
+                model.trust_the_cache();
+            }
+            model.fail_syncs(1);
+            // Taking away twice writes nothing the second time: the pages of the first are the ones that count.
+            disk.submit(|batch, _| (0, batch.extend((5_000..15_000).map(|n| REMOVE + n)))).expect("there is room");
+            assert_eq!(disk.flush().await, Err(Unavailable));
+            ready(&disk).await;
+            add(&disk, 30_000).await.expect("the disk works again");
+            match Disk::open(config(Path::new("cut"), model.cut(0)), Arc::new(Log::default())) {
+                Ok(after) => held(&after).len() != 10_001,
+                Err(_) => true,
+            }
+        };
+        assert!(!loses(false).await);
+        assert!(loses(true).await, "the control: the model would show the loss");
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_refuses_and_recovers() {
+        let model = Model::new();
+        let disk = open_model(&model);
+        model.fail_writes(true);
+        assert_eq!(add(&disk, 1).await, Err(Unavailable));
+        assert!(disk.health().ready().is_err());
+        model.fail_writes(false);
+        ready(&disk).await;
+        add(&disk, 2).await.expect("there is space again");
+        assert_eq!(held(&open_model(&model.cut(0))), [1, 2]);
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_the_store_is_a_failure_not_the_end() {
+        let model = Model::new();
+        let disk = open_model(&model);
+        disk.shared.rooms.panics.store(true, Ordering::SeqCst);
+        assert_eq!(add(&disk, 1).await, Err(Unavailable));
+        ready(&disk).await;
+        assert_eq!(held(&disk), [1]);
+        // A reader's panic makes the writer open the file again.
+        let broken: Result<(), Unavailable> = disk.read(|_| panic!("a test's panic"));
+        assert_eq!(broken, Err(Unavailable));
+        while disk.shared.rooms.opened.load(Ordering::SeqCst) < 3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        ready(&disk).await;
+        add(&disk, 2).await.expect("it works again");
+    }
+
+    #[tokio::test]
+    async fn what_gathers_during_a_sync_shares_the_next_one() {
+        let model = Model::new();
+        let disk = open_model(&model);
+        add(&disk, 0).await.expect("the disk works");
+        let before = disk.commits();
+        model.hold(true);
+        let first = disk.submit_now(|batch, _| (8, batch.push(1))).expect("there is room").1;
+        while guard(&disk.shared.inbox).writing.is_none() {
+            tokio::task::yield_now().await;
+        }
+        let rest: Vec<Written> = (2..100).map(|n| disk.submit_now(|batch, _| (8, batch.push(n))).expect("there is room").1).collect();
+        assert_eq!(disk.waiting(|batch, _| batch.contains(&50).then_some(())), Some(()));
+        model.hold(false);
+        first.await.expect("the disk works");
+        for written in rest {
+            written.await.expect("the disk works");
+        }
+        assert_eq!(disk.commits() - before, 2);
+        assert_eq!(disk.waiting(|batch, _| batch.contains(&50).then_some(())), None);
+    }
+
+    #[tokio::test]
+    async fn the_inbox_is_bounded() {
+        let model = Model::new();
+        let disk = open_model(&model);
+        model.hold(true);
+        let size = MAX_WAITING_BYTES / 2;
+        let mut taken = 0;
+        while disk.submit(|_, _| (size, ())).is_ok() {
+            taken += 1;
+        }
+        assert!(!disk.accepts() && disk.submit_now(|_, _| (0, ())).is_err());
+        // One batch may be with the writer already.
+        assert!((4..=8).contains(&taken), "{taken}");
+        model.hold(false);
+        while !disk.accepts() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn batch_numbers_never_come_twice() {
+        let model = Model::new();
+        let mut last = 0;
+        for _ in 0..3 {
+            let disk = open_model(&model);
+            for _ in 0..3 {
+                let (number, written) = disk.submit_now(|_, number| (0, number)).expect("there is room");
+                written.await.expect("the disk works");
+                assert!(number > last, "{number} after {last}");
+                last = number;
+            }
+        }
+    }
+
+    // -- files --
+
+    fn open_files(dir: &Path) -> Result<Disk<Log>, OpenError> {
+        Disk::open(config(dir, Files), Arc::new(Log::default()))
+    }
+
+    fn folder() -> tempfile::TempDir {
+        tempfile::tempdir().expect("a folder")
+    }
+
+    #[tokio::test]
+    async fn files_keep_what_was_written() {
+        let dir = folder();
+        let dir = dir.path().join("new/state");
+        let disk = open_files(&dir).expect("a new folder");
+        let key = *disk.digest_key();
+        add(&disk, 1).await.expect("the disk works");
+        disk.submit(|batch, _| (8, batch.push(2))).expect("there is room");
+        // kill -9: what the file holds now is what the next process finds.
+        let copy = folder();
+        std::fs::copy(dir.join(FILE), copy.path().join(FILE)).expect("a copy");
+        assert!(held(&open_files(copy.path()).expect("the copy opens")).contains(&1));
+        drop(disk);
+        let disk = open_files(&dir).expect("it opens again");
+        assert_eq!((held(&disk), *disk.digest_key()), (vec![1, 2], key));
+        #[cfg(unix)]
+        {
+            let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(dir.join(FILE)).expect("there").permissions());
+            assert_eq!(mode & 0o077, 0, "it holds the digest key");
+        }
+    }
+
+    #[test]
+    fn a_second_process_is_refused_by_path_and_pid() {
+        let dir = folder();
+        let _first = open_files(dir.path()).expect("a new folder");
+        let why = open_files(dir.path()).err().expect("in use").to_string();
+        assert!(why.contains(&dir.path().display().to_string()) && why.contains(&format!("process {}", std::process::id())), "{why}");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_is_named() {
+        let check = |dir: &Path| {
+            let why = open_files(dir).err().expect("not writable").to_string();
+            assert!(why.contains(&dir.display().to_string()), "{why}");
+        };
+        // Root may write anywhere but here.
+        check(Path::new("/proc/self"));
+        check(Path::new("/dev/null/state"));
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused_by_name_and_left_alone() {
+        let sound = folder();
+        let disk = open_files(sound.path()).expect("a new folder");
+        for number in 0..20_000 {
+            disk.submit(|batch, _| (8, batch.push(number))).expect("there is room");
+        }
+        drop(disk);
+        let bytes = std::fs::read(sound.path().join(FILE)).expect("the file");
+        let check = |name: &str, bytes: &[u8], refused: bool| {
+            let dir = folder();
+            let path = dir.path().join(FILE);
+            std::fs::write(&path, bytes).expect("written");
+            match open_files(dir.path()) {
+                Ok(disk) => {
+                    assert!(!refused, "{name} was taken");
+                    assert_eq!(held(&disk).len(), 20_000, "{name}: silent loss");
+                }
+                Err(why) => {
+                    assert!(why.to_string().contains(&path.display().to_string()), "{name}: {why}");
+                    assert_eq!(std::fs::read(&path).expect("still there").len(), bytes.len(), "{name}: left alone");
+                }
+            }
+        };
+        check("empty", &[], true);
+        check("not a store", &[b'x'; 8192], true);
+        for part in [1, 2, 3, 5, 9] {
+            check("truncated", &bytes[..bytes.len() * part / 10], true);
+        }
+        let mut zeroed = bytes.clone();
+        zeroed[..4096].fill(0);
+        check("header gone", &zeroed, true);
+        for seed in 0..12_usize {
+            let mut flipped = bytes.clone();
+            let at = (seed * 7919 + 13) * 4099 % bytes.len();
+            flipped[at] ^= 1 << (seed % 8);
+            check("a flipped bit", &flipped, false);
+            let mut page = bytes.clone();
+            let at = at / 4096 * 4096;
+            page[at..(at + 4096).min(bytes.len())].fill(0);
+            check("a zeroed page", &page, false);
+        }
+    }
+
+    #[test]
+    fn another_format_and_another_program_are_refused() {
+        let write = |dir: &Path, table: &str, name: &str, value: &[u8]| {
+            let database = Database::create(dir.join(FILE)).expect("a store");
+            let transaction = database.begin_write().expect("a transaction");
+            let table = TableDefinition::<&str, &[u8]>::new(table);
+            transaction.open_table(table).expect("a table").insert(name, value).expect("a row");
+            transaction.commit().expect("written");
+        };
+        let newer = folder();
+        write(newer.path(), "meta", "format", &9u32.to_le_bytes());
+        let why = open_files(newer.path()).err().expect("refused").to_string();
+        assert!(why.contains("has format 9"), "{why}");
+        let foreign = folder();
+        write(foreign.path(), "songs", "a", b"b");
+        let why = open_files(foreign.path()).err().expect("refused").to_string();
+        assert!(why.contains("no hooklatch state file (tables: songs)"), "{why}");
+    }
+
+    #[test]
+    fn a_draft_that_a_crash_left_is_replaced() {
+        let dir = folder();
+        std::fs::write(dir.path().join(FILE).with_extension("new"), b"half").expect("written");
+        assert!(open_files(dir.path()).is_ok());
+        assert!(!dir.path().join(FILE).with_extension("new").exists());
+    }
+
+    #[tokio::test]
+    async fn settling_changes_nothing() {
+        let dir = folder();
+        let disk = open_files(dir.path()).expect("a new folder");
+        add(&disk, 1).await.expect("the disk works");
+        drop(disk);
+        let path = dir.path().join(FILE);
+        let before = std::fs::read(&path).expect("the file");
+        Files.settle(&path).expect("it settles");
+        assert!(before == std::fs::read(&path).expect("the file"));
+    }
+}

@@ -3,7 +3,7 @@
 use std::{
     io,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{Arc, Condvar, Mutex, PoisonError},
 };
 
 use redb::{Builder, Database, DatabaseError, StorageBackend};
@@ -12,7 +12,7 @@ use super::{Media, OpenError, guard, lock::Lock, open::found};
 
 /// One file on a disk; cloning shares it.
 #[derive(Clone, Debug)]
-pub(crate) struct Model(Arc<Mutex<Platter>>);
+pub(crate) struct Model(Arc<Mutex<Platter>>, Arc<(Mutex<bool>, Condvar)>);
 
 #[derive(Debug, Default)]
 struct Platter {
@@ -29,8 +29,6 @@ struct Platter {
     lying: bool,
     /// The control: reopening trusts what the cache shows after a failed sync.
     no_settling: bool,
-    /// A sync waits here for the test.
-    held: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -55,7 +53,7 @@ impl Write {
 
 impl Model {
     pub(crate) fn new() -> Self {
-        Self(Arc::default())
+        Self(Arc::default(), Arc::default())
     }
 
     /// The disk after a power cut: everything synced, and of the rest what the seed's bits say, the last of it torn at a sector.
@@ -74,11 +72,17 @@ impl Model {
                 (_, _, write) => write.apply(&mut left),
             }
         }
-        Self(Arc::new(Mutex::new(Platter { cached: left.clone(), durable: left, ..Platter::default() })))
+        Self(Arc::new(Mutex::new(Platter { cached: left.clone(), durable: left, ..Platter::default() })), Arc::default())
     }
 
     pub(crate) fn fail_syncs(&self, count: u64) {
         guard(&self.0).failing_syncs = count;
+    }
+
+    /// Syncs wait until they are let go.
+    pub(crate) fn hold(&self, held: bool) {
+        *guard(&self.1.0) = held;
+        self.1.1.notify_all();
     }
 
     pub(crate) fn fail_writes(&self, failing: bool) {
@@ -162,6 +166,7 @@ impl StorageBackend for Model {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        drop(self.1.1.wait_while(guard(&self.1.0), |held| *held).unwrap_or_else(PoisonError::into_inner));
         let mut platter = guard(&self.0);
         platter.syncs += 1;
         if platter.failing_syncs > 0 {

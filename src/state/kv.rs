@@ -174,3 +174,70 @@ impl Namespace {
 fn cost(key: &str, entry: &Entry) -> usize {
     key.len() + entry.value.len() + ENTRY_BYTES
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Now {
+        Now { wall_ms: 1_790_000_000_000 + i64::try_from(seconds).expect("small") * 1000, mono: Mono(seconds * 1_000_000_000) }
+    }
+
+    fn value(text: &str) -> Bytes {
+        Bytes::copy_from_slice(text.as_bytes())
+    }
+
+    fn counted(kv: &Namespaces) {
+        for space in kv.0.values() {
+            assert_eq!(space.bytes, space.entries.iter().map(|(key, entry)| cost(key, entry)).sum::<usize>(), "the account is right");
+        }
+    }
+
+    #[test]
+    fn a_counter_keeps_its_window() {
+        let mut kv = Namespaces::default();
+        let mut add = |seconds: u64, by: i64| kv.increment("f", "n", by, Some(Duration::from_secs(10)), at(seconds)).map(|(sum, _)| sum);
+        assert_eq!((add(0, 2), add(9, -5), add(10, 1)), (Ok(2), Ok(-3), Ok(1)));
+        assert_eq!((add(11, i64::MAX), add(12, i64::MAX - 1)), (Err(KvError::NotANumber), Ok(i64::MAX)));
+        kv.set("f", "x", value("text"), None, at(0)).expect("room");
+        assert_eq!(kv.increment("f", "x", 1, None, at(0)), Err(KvError::NotANumber));
+        counted(&kv);
+    }
+
+    #[test]
+    fn swaps_only_what_is_expected() {
+        let mut kv = Namespaces::default();
+        let mut swap = |expected: Option<&[u8]>, new: &str| kv.compare_and_set("f", "a", expected, value(new), None, at(0)).map(|written| written.is_some());
+        assert_eq!((swap(Some(b"x"), "y"), swap(None, "y"), swap(None, "z"), swap(Some(b"y"), "z")), (Ok(false), Ok(true), Ok(false), Ok(true)));
+        assert_eq!(kv.get("f", "a", at(0)), Some(value("z")));
+        assert_eq!(kv.get("g", "a", at(0)), None, "namespaces are apart");
+    }
+
+    #[test]
+    fn a_full_namespace_refuses_until_something_expires() {
+        let mut kv = Namespaces::default();
+        let big = value(&"x".repeat(64 << 10));
+        for n in 0..15 {
+            let ttl = (n == 3).then_some(Duration::from_secs(60));
+            kv.set("f", &n.to_string(), big.clone(), ttl, at(0)).expect("room");
+        }
+        assert_eq!(kv.set("f", "15", big.clone(), None, at(0)), Err(KvError::Full));
+        assert!(kv.set("f", "0", big.clone(), None, at(0)).is_ok(), "in place of the old");
+        assert!(kv.set("g", "15", big.clone(), None, at(0)).is_ok(), "another namespace");
+        assert!(kv.set("f", "15", big, None, at(60)).is_ok());
+        assert_eq!(kv.sweep(at(60)), [("f".into(), "3".into())]);
+        counted(&kv);
+    }
+
+    #[test]
+    fn what_is_read_from_the_file_keeps_its_end() {
+        let mut kv = Namespaces::default();
+        let written = kv.set("f", "a", value("1"), Some(Duration::from_secs(10)), at(0)).expect("room").expect("a value");
+        let mut later = Namespaces::default();
+        later.load("f", "a", &written.1, written.0, at(4));
+        assert_eq!((later.get("f", "a", at(9)), later.get("f", "a", at(10))), (Some(value("1")), None));
+        later.load("f", "b", b"2", written.0, at(11));
+        assert_eq!((later.get("f", "b", at(11)), later.sweep(at(11)).len()), (None, 2));
+        counted(&later);
+    }
+}

@@ -423,6 +423,23 @@ impl State {
     pub(crate) fn tick(&self) {
         self.0.kept.tick();
     }
+
+    /// How many batches with records are not on disk yet.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        let mut batches = 0;
+        self.0.kept.disk.waiting(|batch, _| {
+            batches += usize::from(!batch.is_empty());
+            None::<()>
+        });
+        batches
+    }
+
+    /// How many rows of records and of answers are in the file.
+    #[cfg(test)]
+    pub(crate) fn rows(&self) -> (u64, u64) {
+        self.0.kept.disk.read(store::count).expect("it reads")
+    }
 }
 
 /// What [`State::begin`] found.
@@ -537,4 +554,101 @@ impl Kept {
 fn expiry(now: Now, remember: Duration) -> (u32, u32) {
     let span = u32::try_from(remember.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
     (unix_secs(now.wall_ms).saturating_add(span), mono_secs(now).saturating_add(span))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{disk::model::Model, problem::Source, section::Reader};
+
+    const WALL: i64 = 1_790_000_000_000;
+
+    fn open(model: &Model, clock: &Clock) -> State {
+        let settings = Settings { dir: "model".into(), persist_within: Duration::from_millis(1), on_error: OnStateError::Reject, max_records: 1000 };
+        State::open_on(Arc::new(model.clone()), &settings, clock.clone(), Arc::new(|_| {})).expect("a sound disk opens")
+    }
+
+    fn text(text: &str) -> Bytes {
+        Bytes::copy_from_slice(text.as_bytes())
+    }
+
+    #[tokio::test]
+    async fn filter_values_outlive_the_process() {
+        let (model, clock) = (Model::new(), Clock::hand(WALL));
+        let state = open(&model, &clock);
+        let now = clock.now();
+        state.kv_set("redact", "a", text("1"), None, now).expect("room");
+        state.kv_set("redact", "b", text("2"), Some(Duration::from_secs(10)), now).expect("room");
+        state.kv_set("redact", "c", text("3"), None, now).expect("room");
+        assert_eq!(state.kv_delete("redact", "c", now), Ok(true));
+        assert_eq!(state.kv_increment("route", "a", 5, None, now), Ok(5));
+        assert_eq!(state.kv_compare_and_set("redact", "a", Some(b"1"), text("9"), None, now), Ok(true));
+        state.flush().await.expect("the store works");
+        let check = |state: &State, namespace: &str, key: &str, expected: Option<&str>| {
+            assert_eq!(state.kv_get(namespace, key, clock.now()), expected.map(text), "{namespace} {key}");
+        };
+        let after = open(&model.cut(0), &clock);
+        for state in [&state, &after] {
+            check(state, "redact", "a", Some("9"));
+            check(state, "redact", "b", Some("2"));
+            check(state, "redact", "c", None);
+            check(state, "route", "a", Some("5"));
+            check(state, "route", "b", None);
+        }
+        clock.advance(Duration::from_secs(10));
+        check(&state, "redact", "b", None);
+        clock.advance(Duration::from_secs(60));
+        state.tick();
+        state.flush().await.expect("the store works");
+        let early = Clock::hand(WALL);
+        assert_eq!(open(&model.cut(0), &early).kv_get("redact", "b", early.now()), None, "it is gone from the file");
+    }
+
+    #[tokio::test]
+    async fn a_failed_sync_brings_no_deleted_value_back() {
+        let (model, clock) = (Model::new(), Clock::hand(WALL));
+        let state = open(&model, &clock);
+        state.kv_set("redact", "a", text("1"), None, clock.now()).expect("room");
+        state.flush().await.expect("the store works");
+        model.fail_syncs(1);
+        assert_eq!(state.kv_delete("redact", "a", clock.now()), Ok(true));
+        while state.health().ready().is_ok() && state.waiting() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        while state.health().ready().is_err() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(state.kv_get("redact", "a", clock.now()), None);
+        state.flush().await.expect("the store works again");
+        assert_eq!(open(&model.cut(0), &clock).kv_get("redact", "a", clock.now()), None);
+    }
+
+    fn read_settings(text: &str) -> (Option<Settings>, Vec<String>) {
+        let reader = Reader::new(Source { name: "p.toml".into(), text: text.into() }, Inputs::system("/etc/hooklatch".into(), "/var/lib/hooklatch".into()));
+        let table = reader.parse();
+        let root = reader.root(&table);
+        let settings = read(root.opt_section("state"), &reader.inputs);
+        (settings, reader.problems().iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn settings_are_read_or_refused() {
+        let default = || read_settings("").0.expect("settings");
+        let check = |text: &str, expected: Settings| assert_eq!(read_settings(text), (Some(expected), vec![]), "{text}");
+        assert_eq!((default().dir, default().persist_within), (PathBuf::from("/var/lib/hooklatch/."), Duration::from_millis(10)));
+        check("[state]", default());
+        check(
+            "[state]\npath = \"var\"\npersist_within = \"0s\"\non_error = \"allow\"\nmax_records = 5000",
+            Settings { dir: "/var/lib/hooklatch/var".into(), persist_within: Duration::ZERO, on_error: OnStateError::Allow, max_records: 5000 },
+        );
+        let refused = |text: &str, says: &str| {
+            let (_, problems) = read_settings(text);
+            assert!(problems.len() == 1 && problems[0].contains(says), "{text}: {problems:?}");
+        };
+        refused("[state]\nurl = \"redis://10.0.0.9\"", "not built yet");
+        refused("[state]\npath = \"\"", "empty");
+        refused("[state]\npersist_within = \"1m\"", "longer than 10s");
+        refused("[state]\non_error = \"ignore\"", "not known here");
+        refused("[state]\nmax_records = 5", "1000");
+    }
 }

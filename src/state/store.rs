@@ -83,6 +83,11 @@ impl Batch {
         bytes
     }
 
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.parts.is_empty() && self.kv.is_empty()
+    }
+
     /// The record of a digest in a part of this batch that is not written yet.
     pub(super) fn find(&self, row: u64, digest: &Digest) -> Option<Found> {
         let part = self.parts.get((row & ((1 << PART_BITS) - 1)) as usize)?;
@@ -133,6 +138,12 @@ pub(super) fn read(tables: &ReadTransaction, slot: Slot, digest: &Digest) -> Res
     let Some(row) = tables.open_table(REPLAY)?.get(key)? else { return Ok(None) };
     let answers = || Ok(tables.open_table(ANSWERS)?.get(key)?.map(|row| row.value().to_vec()));
     find(row.value(), answers, digest, true)
+}
+
+#[cfg(test)]
+pub(super) fn count(tables: &ReadTransaction) -> Result<(u64, u64), redb::Error> {
+    use redb::ReadableTableMetadata;
+    Ok((tables.open_table(REPLAY)?.len()?, tables.open_table(ANSWERS)?.len()?))
 }
 
 /// Everything in memory, and how it is written.
