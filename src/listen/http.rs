@@ -40,6 +40,7 @@ use tokio::{
     net::TcpStream,
     runtime::Handle,
     sync::Notify,
+    task::unconstrained,
     time::{Sleep, sleep, timeout},
 };
 
@@ -195,7 +196,7 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(mut conn: Pin<&mut C>, fin
         // Once registered, the drain wakes this task by itself; the flag is all there is to look at from then on.
         if !listening {
             listening = true;
-            let _ = notified.as_mut().poll(cx);
+            let _ = pin!(unconstrained(notified.as_mut())).poll(cx);
         }
         if !finishing && drain.begun.load(Acquire) {
             finishing = true;
@@ -563,7 +564,8 @@ impl<'c> Pacer<'c> {
     fn arm(&mut self, due: Mono, span: Duration, cx: &mut Context<'_>) {
         self.armed = Some(due);
         self.timer.set(sleep(span));
-        let _ = self.timer.as_mut().poll(cx); // registers this task, which is the only one to poll
+        // Registers this task, which is the only one to poll; without tokio's budget, which may be spent and would put it off for ever.
+        let _ = pin!(unconstrained(self.timer.as_mut())).poll(cx);
     }
 
     fn check(&mut self, cx: &mut Context<'_>) -> Pace {
@@ -712,6 +714,24 @@ fn plausible_host(host: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_spent_budget_does_not_lose_the_timer() {
+        let (watch, clock) = (Arc::default(), Clock::system());
+        let limits = Limits { header_timeout: Duration::from_millis(50), ..Limits::default() };
+        let mut pacer = Pacer::new(&watch, &clock, &Protocols::new(&limits), true);
+        let mut spent = false;
+        let cut = poll_fn(|cx| {
+            while !spent && pin!(tokio::task::consume_budget()).poll(cx).is_ready() {}
+            spent = true;
+            match pacer.check(cx) {
+                Pace::Fine => Poll::Pending,
+                Pace::Idle => Poll::Ready(None),
+                Pace::Cut(fault) => Poll::Ready(fault),
+            }
+        });
+        assert_eq!(timeout(Duration::from_secs(20), cut).await, Ok(Some(Fault::HeaderTimeout)));
+    }
 
     fn check(build: http::request::Builder, want: Option<(Reason, &str)>) {
         let (head, ()) = build.body(()).expect("a request that http takes").into_parts();
