@@ -12,6 +12,7 @@
 use std::{
     borrow::Cow,
     collections::VecDeque,
+    fmt::{self, Write as _},
     fs::{File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
     mem,
@@ -28,8 +29,6 @@ use std::{
 };
 
 use http::Method;
-use serde::{Serialize, Serializer, ser::SerializeMap};
-use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
 use tokio::sync::watch;
 
 use crate::{
@@ -237,90 +236,237 @@ fn cut(text: &str, most: usize) -> Cow<'_, str> {
     if text.len() <= most { Cow::Borrowed(text) } else { Cow::Owned(format!("{}…", &text[..text.floor_char_boundary(most)])) }
 }
 
-impl Serialize for Line {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("time", &rfc3339(self.time_ms))?;
-        map.serialize_entry("event_id", &format_args!("{}", self.event_id))?;
-        map.serialize_entry("outcome", self.decision.outcome())?;
+impl Line {
+    /// Appends the line as one JSON object, by hand: every request pays for it.
+    pub(crate) fn write_json(&self, out: &mut String) {
+        let mut object = Object::open(out);
+        object.key("time").push('"');
+        write_time(object.out, self.time_ms);
+        object.out.push('"');
+        object.plain("event_id", self.event_id.0.as_hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()));
+        object.plain("outcome", self.decision.outcome());
         if let Some(reason) = self.decision.reason() {
-            map.serialize_entry("reason", reason)?;
+            object.plain("reason", reason);
         }
         if self.status != 0 {
-            map.serialize_entry("status", &self.status)?;
+            object.number("status", self.status.into());
         }
-        text(&mut map, "detail", &self.detail)?;
-        text(&mut map, "route", self.route.as_deref().unwrap_or_default())?;
-        text(&mut map, "provider", self.provider.as_deref().unwrap_or_default())?;
+        object.text("detail", &self.detail);
+        object.text("route", self.route.as_deref().unwrap_or_default());
+        object.text("provider", self.provider.as_deref().unwrap_or_default());
         if self.route.is_some() {
-            map.serialize_entry("verified", self.verified.code())?;
+            object.plain("verified", self.verified.code());
         }
-        text(&mut map, "secret", self.secret.as_deref().unwrap_or_default())?;
-        text(&mut map, "event_type", self.event_type.as_deref().unwrap_or_default())?;
-        text(&mut map, "delivery_id", self.delivery_id.as_deref().unwrap_or_default())?;
+        object.text("secret", self.secret.as_deref().unwrap_or_default());
+        object.text("event_type", self.event_type.as_deref().unwrap_or_default());
+        object.text("delivery_id", self.delivery_id.as_deref().unwrap_or_default());
         if let Some(replay) = self.replay {
-            map.serialize_entry("replay", replay)?;
+            object.plain("replay", replay);
         }
         if !self.would_refuse.is_empty() {
-            let codes: Vec<&str> = self.would_refuse.iter().map(|reason| reason.code()).collect();
-            map.serialize_entry("would_refuse", &codes)?;
+            object.list("would_refuse", &self.would_refuse, |out, reason| write_text(out, reason.code()));
         }
         if !self.branches.is_empty() {
-            map.serialize_entry("destinations", &self.branches)?;
+            object.list("destinations", &self.branches, |out, branch| {
+                let mut object = Object::open(out);
+                object.text("to", &branch.to);
+                object.plain("result", branch.result);
+                if let Some(status) = branch.status {
+                    object.number("status", status.into());
+                }
+                object.close();
+            });
         }
         if let Some(ip) = self.client_ip {
-            map.serialize_entry("client_ip", &ip)?;
+            let out = object.key("client_ip");
+            out.push('"');
+            write_ip(out, ip);
+            out.push('"');
         }
         if let Some(peer) = self.peer {
-            map.serialize_entry("peer", &peer)?;
+            let out = object.key("peer");
+            out.push_str(if peer.is_ipv6() { "\"[" } else { "\"" });
+            write_ip(out, peer.ip());
+            out.push_str(if peer.is_ipv6() { "]:" } else { ":" });
+            write_number(out, peer.port().into(), 1);
+            out.push('"');
         }
         if let Some(method) = &self.method {
-            map.serialize_entry("method", &cut(method.as_str(), 32))?;
+            object.text("method", &cut(method.as_str(), 32));
         }
-        text(&mut map, "host", self.host.as_deref().unwrap_or_default())?;
-        text(&mut map, "path", &self.path)?;
-        text(&mut map, "query", &self.query)?;
-        map.serialize_entry("body_bytes", &self.body_bytes)?;
-        map.serialize_entry("duration_us", &u64::try_from(self.took.as_micros()).unwrap_or(u64::MAX))?;
+        object.text("host", self.host.as_deref().unwrap_or_default());
+        object.text("path", &self.path);
+        object.text("query", &self.query);
+        object.number("body_bytes", self.body_bytes);
+        object.number("duration_us", u64::try_from(self.took.as_micros()).unwrap_or(u64::MAX));
         if !self.annotations.is_empty() {
-            map.serialize_entry("annotations", &Notes(&self.annotations))?;
+            // A list of pairs, not an object: a filter may use a name twice.
+            object.list("annotations", &self.annotations, |out, (name, value)| {
+                out.push('[');
+                write_text(out, &cut(name, TEXT));
+                out.push(',');
+                write_text(out, &cut(value, TEXT));
+                out.push(']');
+            });
         }
-        map.serialize_entry("policy", &self.policy)?;
-        map.end()
+        object.number("policy", self.policy);
+        object.close();
     }
 }
 
-fn text<M: SerializeMap>(map: &mut M, key: &'static str, value: &str) -> Result<(), M::Error> {
-    if value.is_empty() { Ok(()) } else { map.serialize_entry(key, &cut(value, TEXT)) }
+/// A JSON object being written.
+struct Object<'a> {
+    out: &'a mut String,
+    first: bool,
 }
 
-impl Serialize for Branch {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("to", &*self.to)?;
-        map.serialize_entry("result", self.result)?;
-        if let Some(status) = self.status {
-            map.serialize_entry("status", &status)?;
+impl<'a> Object<'a> {
+    fn open(out: &'a mut String) -> Self {
+        out.push('{');
+        Self { out, first: true }
+    }
+
+    fn key(&mut self, key: &'static str) -> &mut String {
+        if !mem::take(&mut self.first) {
+            self.out.push(',');
         }
-        map.end()
+        self.out.push('"');
+        self.out.push_str(key);
+        self.out.push_str("\":");
+        self.out
+    }
+
+    /// A text of ours, which needs no escape.
+    fn plain(&mut self, key: &'static str, word: &str) {
+        let out = self.key(key);
+        out.push('"');
+        out.push_str(word);
+        out.push('"');
+    }
+
+    /// Any text, cut after 1 KiB; nothing where it is empty.
+    fn text(&mut self, key: &'static str, value: &str) {
+        if !value.is_empty() {
+            write_text(self.key(key), &cut(value, TEXT));
+        }
+    }
+
+    fn number(&mut self, key: &'static str, number: u64) {
+        let out = self.key(key);
+        write_number(out, number, 1);
+    }
+
+    fn list<T>(&mut self, key: &'static str, items: &[T], write: impl Fn(&mut String, &T)) {
+        let out = self.key(key);
+        out.push('[');
+        for (index, item) in items.iter().enumerate() {
+            if index > 0 {
+                out.push(',');
+            }
+            write(out, item);
+        }
+        out.push(']');
+    }
+
+    fn close(self) {
+        self.out.push('}');
     }
 }
 
-/// A list of pairs, not an object: a filter may use a name twice.
-struct Notes<'a>(&'a [(String, String)]);
+/// A JSON string. Control characters are escaped, DEL too, so that a terminal showing the file cannot be steered.
+fn write_text(out: &mut String, text: &str) {
+    out.push('"');
+    // Nearly every text is plain, and a test of all bytes at once is quick.
+    if !text.bytes().fold(false, |odd, byte| odd | escaped(byte)) {
+        out.push_str(text);
+        out.push('"');
+        return;
+    }
+    let mut from = 0;
+    for (at, byte) in text.bytes().enumerate() {
+        if !escaped(byte) {
+            continue;
+        }
+        out.push_str(&text[from..at]); // the byte is ASCII, so both ends are between characters
+        from = at + 1;
+        match byte {
+            b'"' => out.push_str("\\\""),
+            b'\\' => out.push_str("\\\\"),
+            b'\n' => out.push_str("\\n"),
+            b'\t' => out.push_str("\\t"),
+            _ => {
+                let _ = write!(out, "\\u{byte:04x}"); // a string takes everything
+            }
+        }
+    }
+    out.push_str(&text[from..]);
+    out.push('"');
+}
 
-impl Serialize for Notes<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.iter().map(|(name, value)| [cut(name, TEXT), cut(value, TEXT)]))
+fn escaped(byte: u8) -> bool {
+    byte < 0x20 || byte == b'"' || byte == b'\\' || byte == 0x7f
+}
+
+fn write_ip(out: &mut String, ip: IpAddr) {
+    match ip {
+        IpAddr::V4(v4) => {
+            for (index, octet) in v4.octets().into_iter().enumerate() {
+                if index > 0 {
+                    out.push('.');
+                }
+                write_number(out, octet.into(), 1);
+            }
+        }
+        IpAddr::V6(v6) => {
+            let _ = write!(out, "{v6}"); // a string takes everything
+        }
     }
 }
 
-const RFC3339_MS: &[BorrowedFormatItem<'static>] = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+/// `digits`: at least so many, with zeros in front.
+fn write_number(out: &mut String, mut number: u64, digits: usize) {
+    let mut buffer = [b'0'; 20];
+    let mut at = buffer.len();
+    while number > 0 || buffer.len() - at < digits {
+        at -= 1;
+        buffer[at] = b'0' + (number % 10) as u8; // a digit fits
+        number /= 10;
+    }
+    out.push_str(str::from_utf8(&buffer[at..]).unwrap_or_default());
+}
 
 /// A Unix time in milliseconds as `2026-11-24T20:40:00.123Z`.
 pub(crate) fn rfc3339(ms: i64) -> String {
-    let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-    at.format(RFC3339_MS).unwrap_or_default()
+    let mut out = String::with_capacity(24);
+    write_time(&mut out, ms);
+    out
+}
+
+/// Times before 1970 or after 9999 are shown as those ends.
+fn write_time(out: &mut String, ms: i64) {
+    let ms = u64::try_from(ms).unwrap_or_default().min(253_402_300_799_999);
+    let (days, rest) = (ms / 86_400_000, ms % 86_400_000);
+    // Howard Hinnant, "chrono-compatible low-level date algorithms", civil_from_days: years begin in March, eras last 400 of them.
+    let day = days + 719_468;
+    let (era, day_of_era) = (day / 146_097, day % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let parts = [
+        (year, 4, '-'),
+        (month, 2, '-'),
+        (day_of_year - (153 * shifted + 2) / 5 + 1, 2, 'T'),
+        (rest / 3_600_000, 2, ':'),
+        (rest / 60_000 % 60, 2, ':'),
+        (rest / 1000 % 60, 2, '.'),
+        (rest % 1000, 3, 'Z'),
+    ];
+    for (number, digits, end) in parts {
+        write_number(out, number, digits);
+        out.push(end);
+    }
 }
 
 // -- the last decisions, in memory --
@@ -420,7 +566,16 @@ impl Audit {
             metrics,
             clock,
         });
-        let mut writer = Writer { shared: shared.clone(), settings: None, file: None, pending: VecDeque::new(), pending_bytes: 0, lost: 0, last_try: None };
+        let mut writer = Writer {
+            shared: shared.clone(),
+            settings: None,
+            file: None,
+            text: String::new(),
+            pending: VecDeque::new(),
+            pending_bytes: 0,
+            lost: 0,
+            last_try: None,
+        };
         writer.configure(settings);
         thread::Builder::new().name("audit".into()).spawn(move || writer.run())?;
         Ok(Self(shared))
@@ -495,6 +650,8 @@ struct Writer {
     shared: Arc<Shared>,
     settings: Option<Settings>,
     file: Option<Open>,
+    /// Where a line is formatted.
+    text: String,
     /// Formatted lines, with their line feeds, that are not written yet.
     pending: VecDeque<Arc<str>>,
     pending_bytes: usize,
@@ -586,10 +743,11 @@ impl Writer {
         }
         let formatted: Vec<Arc<str>> = lines
             .iter()
-            .filter_map(|line| serde_json::to_string(line).ok()) // of strings and numbers alone: never fails
-            .map(|mut line| {
-                line.push('\n');
-                Arc::from(line)
+            .map(|line| {
+                self.text.clear();
+                line.write_json(&mut self.text);
+                self.text.push('\n');
+                Arc::from(self.text.as_str())
             })
             .collect();
         self.shared.decisions.push_all(formatted.iter().rev().take(KEPT).rev().cloned());
@@ -812,13 +970,14 @@ mod tests {
         full.would_refuse = vec![Reason::IpNotAllowed];
         full.branches = vec![Branch { to: "billing".into(), result: "ok", status: Some(204) }];
         full.client_ip = Some([192, 0, 2, 1].into());
-        full.peer = Some(([10, 0, 0, 1], 4000).into());
+        full.peer = Some("[2001:db8::1]:4000".parse().expect("an address"));
         full.method = Some(Method::POST);
         full.host = Some("hooks.example.com".into());
         full.query = query_names("tenant=a&token=s3cret&barekey");
         full.took = Duration::from_micros(1234);
         full.annotations = vec![("redact".into(), "2 fields".into())];
-        let text = serde_json::to_string(&full).expect("JSON");
+        let mut text = String::new();
+        full.write_json(&mut text);
         assert!(!text.contains("s3cret") && !text.contains("barekey") && !text.contains('\n') && !text.contains('\u{1b}'), "{text}");
         let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         for (key, want) in [
@@ -830,7 +989,7 @@ mod tests {
             ("would_refuse", serde_json::json!(["ip_not_allowed"])),
             ("destinations", serde_json::json!([{ "to": "billing", "result": "ok", "status": 204 }])),
             ("client_ip", serde_json::json!("192.0.2.1")),
-            ("peer", serde_json::json!("10.0.0.1:4000")),
+            ("peer", serde_json::json!("[2001:db8::1]:4000")),
             ("duration_us", serde_json::json!(1234)),
             ("annotations", serde_json::json!([["redact", "2 fields"]])),
             ("policy", serde_json::json!(3)),
@@ -839,6 +998,44 @@ mod tests {
         }
         assert_eq!(json["delivery_id"].as_str().map(|id| id.chars().count()), Some(TEXT + 1));
         assert!(json.get("reason").is_none());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_comes_back_whole(texts: Vec<String>) {
+            let mut out = String::new();
+            let mut object = Object::open(&mut out);
+            object.list("texts", &texts, |out, text| write_text(out, text));
+            object.close();
+            assert!(!out.contains(|c: char| c.is_ascii_control()), "{out:?}");
+            let back: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+            assert_eq!(back, serde_json::json!({ "texts": texts }));
+        }
+
+        #[test]
+        fn any_time_is_that_of_the_calendar(ms in 0..253_402_300_800_000_i64) {
+            let format = time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+            let at = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).expect("in range");
+            assert_eq!(rfc3339(ms), at.format(format).expect("a time"));
+        }
+    }
+
+    #[test]
+    fn odd_times_and_numbers() {
+        for (ms, want) in [
+            (i64::MIN, "1970-01-01T00:00:00.000Z"),
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_399_999, "2000-02-28T23:59:59.999Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
+            (i64::MAX, "9999-12-31T23:59:59.999Z"),
+        ] {
+            assert_eq!(rfc3339(ms), want);
+        }
+        let mut out = String::new();
+        write_number(&mut out, u64::MAX, 1);
+        write_number(&mut out, 0, 1);
+        assert_eq!(out, format!("{}0", u64::MAX));
     }
 
     #[test]
