@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header::CONTENT_TYPE};
 
-pub use crate::filter::bench::FilterCall;
+pub use crate::{condition::bench::ConditionCall, filter::bench::FilterCall};
 use crate::{
     secret::Secret,
     validate::json::{self, Pointer},

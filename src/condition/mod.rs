@@ -8,6 +8,7 @@
 //! `contains`, `startsWith`, `endsWith`, `matches` (linear-time patterns, written out), `all`, `exists`, `exists_one`, `map`, `filter`,
 //! `int`, `uint`, `double`, `string`, `bool`, `timestamp`, `duration` and the accessors of the last two.
 
+pub(crate) mod bench;
 mod compile;
 mod eval;
 mod exclude;

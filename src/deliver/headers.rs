@@ -36,7 +36,7 @@ pub(super) fn outgoing(event: &Event, rule: &Rule<'_>) -> HeaderMap {
     let mut out = HeaderMap::with_capacity(event.headers.keys_len() + rule.own.len() + 16);
     let named = named_in_connection(&event.headers);
     for (name, value) in &event.headers {
-        if travels(name) && name != HOST && !is_ours_or_forwarded(name) && !names(&named, name) && !(rule.strip_credentials && is_credential(name)) {
+        if travels(name) && name != HOST && !is_ours_or_forwarded(name) && !names(&named, name) && !(rule.strip_credentials && is_credential(name, value)) {
             out.append(name.clone(), value.clone());
         }
     }
@@ -81,12 +81,14 @@ pub(super) fn incoming(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether a field name is one that carries what lets its bearer in: masked for people, left out by `strip_credentials`.
+/// Whether a field carries what lets its bearer in, by its name or because its value was marked as sensitive, as the route's own
+/// token is: masked for people, left out by `strip_credentials`.
 ///
 /// Signatures are none: they say nothing that could be used again elsewhere.
-pub(crate) fn is_credential(name: &HeaderName) -> bool {
+pub(crate) fn is_credential(name: &HeaderName, value: &HeaderValue) -> bool {
     let name = name.as_str();
-    matches!(name, "authorization" | "proxy-authorization" | "cookie" | "x-api-key" | "api-key" | "apikey" | "x-auth")
+    value.is_sensitive()
+        || matches!(name, "authorization" | "proxy-authorization" | "cookie" | "x-api-key" | "api-key" | "apikey" | "x-auth")
         || ["-token", "-api-key", "-secret", "-password", "-authorization"].iter().any(|end| name.ends_with(end))
 }
 

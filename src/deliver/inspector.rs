@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, StatusCode, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::CONTENT_TYPE};
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -126,7 +126,7 @@ impl Store {
         };
         self.newest.send_replace(number);
         let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, http::HeaderValue::from_static("text/plain; charset=utf-8"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         Answer { status: StatusCode::OK, headers, body: Bytes::from_static(b"seen\n") }
     }
 
@@ -161,25 +161,24 @@ fn seen(event: &Event, attempt: u32) -> Seen {
         query: event.query.clone(),
         attempt,
         duplicate: false,
-        headers: event.headers.iter().map(|(name, value)| (name.to_string(), shown(name, value.as_bytes()))).collect(),
+        headers: event.headers.iter().map(|(name, value)| (name.to_string(), shown(name, value))).collect(),
         body: String::from_utf8_lossy(&start).into_owned(),
         body_bytes: event.body.len(),
         key: Key { route: event.route.to_string(), id: event.delivery_id.clone(), body: if event.delivery_id.is_some() { Bytes::new() } else { start } },
     }
 }
 
-fn shown(name: &HeaderName, value: &[u8]) -> String {
-    if headers::is_credential(name) {
+fn shown(name: &HeaderName, value: &HeaderValue) -> String {
+    if headers::is_credential(name, value) {
         return MASK.to_owned();
     }
+    let value = value.as_bytes();
     let text = String::from_utf8_lossy(&value[..value.len().min(VALUE)]).into_owned();
     if value.len() > VALUE { format!("{text}…") } else { text }
 }
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
     use crate::deliver::tests::event;
 
@@ -217,10 +216,13 @@ mod tests {
         for name in ["authorization", "cookie", "x-gitlab-token", "x-hub-signature-256"] {
             large.headers.insert(HeaderName::from_static(name), HeaderValue::from_static("s3cret"));
         }
+        let mut token = HeaderValue::from_static("s3cret");
+        token.set_sensitive(true);
+        large.headers.insert("x-acme-auth", token);
         store.receive(&large, 1);
         let seen = &store.list(0)[0];
         let shown: Vec<&str> = seen.headers.iter().filter(|(_, value)| value == "s3cret").map(|(name, _)| &**name).collect();
         assert_eq!((shown, seen.body.len(), seen.body_bytes), (vec!["x-hub-signature-256"], BODY, BODY + 1));
-        assert_eq!(seen.headers.iter().filter(|(_, value)| value == MASK).count(), 3);
+        assert_eq!(seen.headers.iter().filter(|(_, value)| value == MASK).count(), 4);
     }
 }
