@@ -89,6 +89,12 @@ impl PolicyArgs {
     }
 }
 
+/// Prints a line; a reader that has gone away (`| head`) is no error.
+pub(crate) fn say(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(anstream::stdout(), "{line}");
+}
+
 /// Prints an error the way every command does.
 pub(crate) fn complain(message: &str) {
     anstream::eprintln!("{}error{}: {message}", anstyle::AnsiColor::Red.on_default().bold(), anstyle::Reset);

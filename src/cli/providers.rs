@@ -6,7 +6,7 @@ use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets::NOTHING};
 use serde_json::json;
 
-use super::{PolicyArgs, USAGE, complain, verify::catalogue};
+use super::{PolicyArgs, USAGE, complain, say, verify::catalogue};
 use crate::verify::{Catalogue, Checked, Entry, SCHEMES};
 
 /// List the provider presets, or show one in full
@@ -45,7 +45,7 @@ fn list(catalogue: &Catalogue, machine: bool) {
     let entries: Vec<(&str, &Entry)> = catalogue.names().into_iter().filter_map(|name| Some((name, catalogue.entry(name)?))).collect();
     if machine {
         let all: Vec<_> = entries.iter().map(|(name, entry)| as_json(name, entry)).collect();
-        println!("{}", serde_json::Value::from(all));
+        say(&format!("{}", serde_json::Value::from(all)));
         return;
     }
     let mut table = Table::new();
@@ -67,30 +67,30 @@ fn list(catalogue: &Catalogue, machine: bool) {
             definition.title.as_deref().unwrap_or("-"),
         ]);
     }
-    println!("{table}");
-    println!("\n{} providers. `hooklatch providers NAME` shows one in full. Schemes:", entries.len());
+    say(&format!("{table}"));
+    say(&format!("\n{} providers. `hooklatch providers NAME` shows one in full. Schemes:", entries.len()));
     for scheme in SCHEMES.iter().filter(|scheme| scheme.built()) {
-        println!("  {:18} {}", scheme.name, scheme.about);
+        say(&format!("  {:18} {}", scheme.name, scheme.about));
     }
 }
 
 fn show(name: &str, entry: &Entry, machine: bool) {
     if machine {
-        println!("{}", as_json(name, entry));
+        say(&format!("{}", as_json(name, entry)));
         return;
     }
     match entry.text {
-        Some(text) => println!("{text}"),
-        None => println!("{}", serde_json::to_string_pretty(&entry.json).unwrap_or_default()),
+        Some(text) => say(text),
+        None => say(&serde_json::to_string_pretty(&entry.json).unwrap_or_default()),
     }
     let definition = &entry.definition;
-    println!("\n# in a policy:");
-    println!("# [routes.{name}]");
-    println!("# path = \"/{name}\"");
+    say("\n# in a policy:");
+    say(&format!("# [routes.{name}]"));
+    say(&format!("# path = \"/{name}\""));
     let params: Vec<String> = definition.params.iter().map(|name| format!("{name} = \"…\"")).collect();
     let params = if params.is_empty() { String::new() } else { format!(", params = {{ {} }}", params.join(", ")) };
-    println!("# verify = {{ provider = \"{name}\", secret = \"env:{}_SECRET\"{params} }}", name.to_uppercase().replace('-', "_"));
-    println!("# deliver = \"http://127.0.0.1:3000/hooks\"");
+    say(&format!("# verify = {{ provider = \"{name}\", secret = \"env:{}_SECRET\"{params} }}", name.to_uppercase().replace('-', "_")));
+    say("# deliver = \"http://127.0.0.1:3000/hooks\"");
 }
 
 fn as_json(name: &str, entry: &Entry) -> serde_json::Value {

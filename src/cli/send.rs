@@ -11,7 +11,7 @@ use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 use tokio::{net::TcpStream, time::timeout};
 use uuid::Uuid;
 
-use super::{BAD, PolicyArgs, USAGE, complain, verify};
+use super::{BAD, PolicyArgs, USAGE, complain, say, verify};
 use crate::{
     clock::Clock,
     event::{Chunks, Verification},
@@ -156,28 +156,15 @@ fn signed(policy: &PolicyArgs, args: &SendArgs) -> Result<Request, Option<String
         let name = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| format!("`{name}` is not the name of a header"))?;
         headers.append(name.clone(), HeaderValue::from_str(value.trim()).map_err(|_| format!("the value of `{name}` cannot stand in a header"))?);
     }
-    let body = match &args.body {
-        None => format!("{{\"id\":\"evt_{}\",\"type\":\"test\",\"from\":\"hooklatch send\"}}", Uuid::now_v7().simple()).into_bytes(),
-        Some(path) if path.as_os_str() == "-" => {
-            let mut bytes = Vec::new();
-            std::io::stdin().read_to_end(&mut bytes).map_err(|why| format!("standard input cannot be read: {why}"))?;
-            bytes
-        }
-        Some(path) => fs::read(path).map_err(|why| format!("{} cannot be read: {why}", path.display()))?,
-    };
-    if !headers.contains_key(header::CONTENT_TYPE) {
-        let kind = args.content_type.as_deref().unwrap_or("application/json");
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_str(kind).map_err(|_| format!("`{kind}` is not a content type"))?);
-    }
     if !headers.contains_key(header::USER_AGENT) {
         headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("hooklatch-send/", env!("CARGO_PKG_VERSION"))));
     }
-    let mut request = Request {
+    let draft = Request {
         method: Method::from_bytes(args.method.as_bytes()).map_err(|_| format!("`{}` is not a method", args.method))?,
         base: base.to_owned(),
         target: if target.starts_with('/') { target.to_owned() } else { format!("/{target}") },
         headers,
-        body: Chunks::from(Bytes::from(body)),
+        body: Chunks::default(),
     };
     let now_ms = match &args.at {
         Some(text) => verify::time(text)?,
@@ -191,13 +178,27 @@ fn signed(policy: &PolicyArgs, args: &SendArgs) -> Result<Request, Option<String
         fields: verify::pairs(&args.fields, "--field")?,
     };
     let covers = plan.verification() == Verification::Content;
-    if args.forge && !covers {
-        let wrong = Secret::new("#1", [secrets[0].expose(), b"-forged"].concat(), None);
-        let plan = Plan::new(definition, std::slice::from_ref(&wrong), &params, None, None)?;
-        sign(&plan, &wrong, &mut request, &wishes)?;
-    } else {
-        sign(&plan, &secrets[0], &mut request, &wishes)?;
+    let wrong = [Secret::new("#1", [secrets[0].expose(), b"-forged"].concat(), None)];
+    let forged_plan = if args.forge && !covers { Some(Plan::new(definition, &wrong, &params, None, None)?) } else { None };
+    let (plan, secret) = forged_plan.as_ref().map_or((&plan, &secrets[0]), |plan| (plan, &wrong[0]));
+    // Without a payload a small one is made up, in the first form that the provider can sign.
+    let mut outcome = Err("there is no payload".to_owned());
+    for (kind, body) in payloads(args)? {
+        let mut request = Request { body: Chunks::from(Bytes::from(body)), ..draft.copy() };
+        if !request.headers.contains_key(header::CONTENT_TYPE) {
+            request.headers.insert(header::CONTENT_TYPE, HeaderValue::from_str(&kind).map_err(|_| format!("`{kind}` is not a content type"))?);
+        }
+        let first = outcome.is_err();
+        match sign(plan, secret, &mut request, &wishes) {
+            Ok(()) => {
+                outcome = Ok(request);
+                break;
+            }
+            Err(why) if first => outcome = Err(why),
+            Err(_) => {}
+        }
     }
+    let mut request = outcome?;
     let (to, path) = cases::split_url(&args.url).ok_or_else(|| format!("`{}` is not a URL", args.url))?;
     if args.public_url.is_some() {
         // What signing put into the query (a digest of the body) stays; the rest is the place to send to.
@@ -210,6 +211,25 @@ fn signed(policy: &PolicyArgs, args: &SendArgs) -> Result<Request, Option<String
         request.body = Chunks::from(forged(&request.body.to_bytes()));
     }
     Ok(request)
+}
+
+/// The payload and its content type; several to choose from where none was given.
+fn payloads(args: &SendArgs) -> Result<Vec<(String, Vec<u8>)>, String> {
+    let kind = || args.content_type.clone().unwrap_or_else(|| "application/json".to_owned());
+    match &args.body {
+        None => {
+            let id = Uuid::now_v7().simple().to_string();
+            let json = format!("{{\"id\":\"evt_{id}\",\"type\":\"test\",\"from\":\"hooklatch send\"}}");
+            let form = format!("id=evt_{id}&type=test&from=hooklatch+send");
+            Ok(vec![(kind(), json.into_bytes()), ("application/x-www-form-urlencoded".to_owned(), form.into_bytes())])
+        }
+        Some(path) if path.as_os_str() == "-" => {
+            let mut bytes = Vec::new();
+            std::io::stdin().read_to_end(&mut bytes).map_err(|why| format!("standard input cannot be read: {why}"))?;
+            Ok(vec![(kind(), bytes)])
+        }
+        Some(path) => Ok(vec![(kind(), fs::read(path).map_err(|why| format!("{} cannot be read: {why}", path.display()))?)]),
+    }
 }
 
 /// The body with one letter or digit changed, so that it stays readable.
@@ -291,16 +311,16 @@ fn show(answer: &Answer, machine: bool) -> ExitCode {
     let duplicate = answer.headers.contains_key("hooklatch-duplicate");
     let text = String::from_utf8_lossy(&answer.body);
     if machine {
-        println!("{}", serde_json::json!({ "status": answer.status.as_u16(), "event_id": event, "duplicate": duplicate, "body": text }));
+        say(&format!("{}", serde_json::json!({ "status": answer.status.as_u16(), "event_id": event, "duplicate": duplicate, "body": text })));
     } else {
         let good = if answer.status.is_success() { anstyle::AnsiColor::Green } else { anstyle::AnsiColor::Red };
         let style = good.on_default().bold();
-        anstream::println!("{style}{}{style:#}", answer.status);
+        say(&format!("{style}{}{style:#}", answer.status));
         if let Some(event) = event {
-            println!("event {event}{}", if duplicate { ", a copy: the stored answer" } else { "" });
+            say(&format!("event {event}{}", if duplicate { ", a copy: the stored answer" } else { "" }));
         }
         if !text.is_empty() {
-            println!("{}", text.trim_end());
+            say(text.trim_end());
         }
     }
     if answer.status.is_success() { ExitCode::SUCCESS } else { ExitCode::from(BAD) }

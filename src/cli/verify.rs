@@ -13,7 +13,7 @@ use clap::Args;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use serde_json::json;
 
-use super::{BAD, PolicyArgs, USAGE, complain};
+use super::{BAD, PolicyArgs, USAGE, complain, say};
 use crate::{
     clock::Clock,
     event::Chunks,
@@ -142,23 +142,23 @@ fn one(catalogue: &Catalogue, args: &VerifyArgs) -> Result<bool, String> {
             }),
             Err(why) => json!({ "verdict": "reject", "reason": why.reason.code(), "detail": why.detail, "notes": notes }),
         };
-        println!("{line}");
+        say(&format!("{line}"));
         return Ok(good);
     }
     let bold = anstyle::Style::new().bold();
     match &explanation.verdict {
         Ok(signed) => {
-            anstream::println!("{bold}verified{bold:#}: {name}, by secret {}", signed.secret.as_deref().unwrap_or("-"));
-            println!("  proves       {}", signed.verification.code());
-            println!("  delivery id  {}", signed.delivery_id.as_deref().unwrap_or("-"));
-            println!("  event type   {}", signed.event_type.as_deref().unwrap_or("-"));
-            println!("  replay key   {}", signed.replay.map_or_else(|| "-".to_owned(), |key| key.to_string()));
+            say(&format!("{bold}verified{bold:#}: {name}, by secret {}", signed.secret.as_deref().unwrap_or("-")));
+            say(&format!("  proves       {}", signed.verification.code()));
+            say(&format!("  delivery id  {}", signed.delivery_id.as_deref().unwrap_or("-")));
+            say(&format!("  event type   {}", signed.event_type.as_deref().unwrap_or("-")));
+            say(&format!("  replay key   {}", signed.replay.map_or_else(|| "-".to_owned(), |key| key.to_string())));
         }
-        Err(why) => anstream::println!("{bold}not verified{bold:#}: {} ({})", why.detail, why.reason.code()),
+        Err(why) => say(&format!("{bold}not verified{bold:#}: {} ({})", why.detail, why.reason.code())),
     }
     match (good, notes.is_empty()) {
-        (_, false) => notes.iter().for_each(|note| println!("  - {note}")),
-        (false, true) => println!("  - none of the usual mistakes fits: is it the secret of this very endpoint, and are these the bytes that were sent?"),
+        (_, false) => notes.iter().for_each(|note| say(&format!("  - {note}"))),
+        (false, true) => say("  - none of the usual mistakes fits: is it the secret of this very endpoint, and are these the bytes that were sent?"),
         (true, true) => {}
     }
     Ok(good)

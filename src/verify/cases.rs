@@ -1,6 +1,6 @@
 //! Case files: one captured request, the secrets, the time, and the verdict that is due. The form is that of `tests/vectors/README.md`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use data_encoding::BASE64;
@@ -64,6 +64,10 @@ impl Request {
         Facts { method: &self.method, base: &self.base, target: &self.target, headers: &self.headers }
     }
 
+    pub(crate) fn copy(&self) -> Self {
+        Self { method: self.method.clone(), base: self.base.clone(), target: self.target.clone(), headers: self.headers.clone(), body: self.body.clone() }
+    }
+
     /// Judges it from head to end, as the gate would.
     pub(crate) fn judge(&self, plan: &Plan, now_ms: i64) -> Result<Signed, Reject> {
         let facts = self.facts();
@@ -119,11 +123,6 @@ impl Case {
 /// Reads a file of cases: an array.
 pub(crate) fn read(text: &[u8]) -> Result<Vec<Case>, String> {
     serde_json::from_slice(text).map_err(|why| why.to_string())
-}
-
-/// The labels of a plan's secrets, for messages.
-pub(crate) fn labels(plan: &Plan) -> Vec<Arc<str>> {
-    plan.labels().to_vec()
 }
 
 #[cfg(test)]

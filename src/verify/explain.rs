@@ -226,7 +226,7 @@ impl Question<'_> {
             if bytes == body[..] {
                 continue;
             }
-            let request = Request { body: Chunks::from(Bytes::from(bytes)), ..self.copy() };
+            let request = Request { body: Chunks::from(Bytes::from(bytes)), ..self.request.copy() };
             if self.holds(self.definition, self.secrets, &request, true) {
                 found(what.to_owned());
             }
@@ -302,16 +302,11 @@ impl Question<'_> {
             if (&base, &target) == (&self.request.base, &self.request.target) {
                 continue;
             }
-            let request = Request { base, target, ..self.copy() };
+            let request = Request { base, target, ..self.request.copy() };
             if self.holds(self.definition, self.secrets, &request, true) && !self.holds(self.definition, self.secrets, self.request, true) {
                 found(what.to_owned());
             }
         }
-    }
-
-    fn copy(&self) -> Request {
-        let from = self.request;
-        Request { method: from.method.clone(), base: from.base.clone(), target: from.target.clone(), headers: from.headers.clone(), body: from.body.clone() }
     }
 }
 
