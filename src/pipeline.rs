@@ -2,7 +2,10 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
+use http::{
+    HeaderMap, StatusCode,
+    header::{CONTENT_TYPE, Entry},
+};
 
 use crate::{
     app::Gate,
@@ -147,7 +150,13 @@ struct Proven {
 }
 
 fn event(route: &Route, client: Client, admitted: Admitted, matched: Match, received: Received, trail: &mut Trail) -> Proven {
-    let Received { id, received_ms, conn, head, body, signed } = received;
+    let Received { id, received_ms, conn, mut head, body, signed } = received;
+    for name in &route.credentials {
+        if let Entry::Occupied(mut lines) = head.headers.entry(name) {
+            // Filters, the inspector and exports mask what is marked so.
+            lines.iter_mut().for_each(|value| value.set_sensitive(true));
+        }
+    }
     trail.observed(admitted.would_refuse);
     let host = route::host(&head).ok().flatten().map(Cow::into_owned);
     let event = Event {

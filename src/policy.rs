@@ -38,6 +38,8 @@ pub(crate) struct Route {
     /// The policy's, all of them.
     pub(crate) destinations: Arc<deliver::Destinations>,
     pub(crate) metrics: RouteMetrics,
+    /// The headers whose value lets its bearer in.
+    pub(crate) credentials: Vec<http::HeaderName>,
 }
 
 impl Deref for Route {
@@ -85,6 +87,7 @@ impl Opener {
                 filters: rules.filters.iter().filter_map(|name| filters.get(name).cloned()).collect(),
                 destinations: destinations.clone(),
                 metrics: self.metrics.route(&name, provider, rules.verify.labels()),
+                credentials: rules.verify.credential_headers(),
                 rules: rules.clone(),
                 name,
             }));
