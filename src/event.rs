@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use http_body::{Body, Frame, SizeHint};
 use uuid::Uuid;
 
@@ -182,6 +182,17 @@ impl Body for Chunks {
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.len as u64)
     }
+}
+
+/// Whether a header field carries what lets its bearer in: masked for filters and people, left out by `strip_credentials`.
+///
+/// By its usual name, or because the route's own scheme takes it as a credential and the pipeline marked the value as sensitive.
+/// Signatures are none: they say nothing that could be used again elsewhere.
+pub(crate) fn is_credential(name: &HeaderName, value: &HeaderValue) -> bool {
+    let name = name.as_str();
+    value.is_sensitive()
+        || matches!(name, "authorization" | "proxy-authorization" | "cookie" | "x-api-key" | "api-key" | "apikey" | "x-auth")
+        || ["-token", "-api-key", "-secret", "-password", "-authorization"].iter().any(|end| name.ends_with(end))
 }
 
 /// What the sender's proof vouches for; `Hooklatch-Verified`.

@@ -17,11 +17,7 @@ use crate::{
     event::{Call, Chunks, Client, Conn, Event, EventId},
     filter::{self, Verdict},
     guard::{self, Admitted},
-    observe::{
-        audit::{Branch, Line},
-        events,
-        metrics::Replay,
-    },
+    observe::{audit::Line, events, metrics::Replay},
     outcome::{Answer, Ending, Outcome},
     policy::{Policy, Route},
     receive,
@@ -250,8 +246,9 @@ async fn deliver(
     let (ending, answer) = match filtered.verdict {
         Verdict::Pass => match choose(gate, route, &event) {
             Chosen::Parcels(parcels) => {
-                trail.line.branches = parcels.iter().map(|parcel| Branch { to: parcel.to.clone(), result: "sent", status: None }).collect();
-                return deliver::send(parcels, &route.destinations, Arc::new(event), claimed, route.acknowledge.answer(), &gate.afterwork).await;
+                let branches = &mut trail.line.branches;
+                let sent = deliver::send(parcels, &route.destinations, Arc::new(event), claimed, route.acknowledge.answer(), &gate.afterwork, branches);
+                return sent.await;
             }
             Chosen::Unmatched(Unmatched::Drop) => (Ending::Unmatched, route.acknowledge.answer()),
             Chosen::Unmatched(Unmatched::Reject) => {

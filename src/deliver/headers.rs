@@ -7,7 +7,7 @@ use http::{
     header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, FORWARDED, HOST},
 };
 
-use crate::event::Event;
+use crate::event::{Event, is_credential};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -26,7 +26,7 @@ pub(super) struct Rule<'a> {
     pub(super) basic: Option<&'a HeaderValue>,
     /// `headers = { … }` of the destination.
     pub(super) own: &'a [(HeaderName, HeaderValue)],
-    /// Leaves out what [`is_credential`] names.
+    /// Leaves out what [`crate::event::is_credential`] names.
     pub(super) strip_credentials: bool,
     pub(super) attempt: u32,
 }
@@ -79,17 +79,6 @@ pub(super) fn incoming(headers: &mut HeaderMap) {
     for name in gone {
         headers.remove(name);
     }
-}
-
-/// Whether a field carries what lets its bearer in, by its name or because its value was marked as sensitive, as the route's own
-/// token is: masked for people, left out by `strip_credentials`.
-///
-/// Signatures are none: they say nothing that could be used again elsewhere.
-pub(crate) fn is_credential(name: &HeaderName, value: &HeaderValue) -> bool {
-    let name = name.as_str();
-    value.is_sensitive()
-        || matches!(name, "authorization" | "proxy-authorization" | "cookie" | "x-api-key" | "api-key" | "apikey" | "x-auth")
-        || ["-token", "-api-key", "-secret", "-password", "-authorization"].iter().any(|end| name.ends_with(end))
 }
 
 /// False for what concerns one connection only, for framing, and for names with an underscore: CGI makes them twins of others.

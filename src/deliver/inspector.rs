@@ -10,8 +10,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header::CONTENT_TYPE}
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::headers;
-use crate::{event::Event, outcome::Answer};
+use crate::{
+    event::{Event, is_credential},
+    outcome::Answer,
+};
 
 /// How many events are kept.
 pub(crate) const KEPT: usize = 100;
@@ -169,7 +171,7 @@ fn seen(event: &Event, attempt: u32) -> Seen {
 }
 
 fn shown(name: &HeaderName, value: &HeaderValue) -> String {
-    if headers::is_credential(name, value) {
+    if is_credential(name, value) {
         return MASK.to_owned();
     }
     let value = value.as_bytes();

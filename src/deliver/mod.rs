@@ -26,15 +26,12 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
 #[allow(unused_imports, reason = "for filters and config, which land beside this")]
-pub(crate) use self::{
-    headers::is_credential,
-    settings::{Settings, looks_like_url, read, read_url},
-};
+pub(crate) use self::settings::{Settings, looks_like_url, read, read_url};
 use crate::{
     choose::Parcel,
     clock::Clock,
     event::Event,
-    observe::metrics::DestinationMetrics,
+    observe::{audit::Branch, metrics::DestinationMetrics},
     outcome::{Answer, Ending, Outcome},
     reject::{Extra, Reason, Reject},
     replay,
@@ -129,11 +126,7 @@ impl Destination {
         let clock = Clock::system();
         let started = clock.mono();
         let ended = self.attempt(event, strip_credentials, attempt).await;
-        self.metrics.attempt(match &ended {
-            Ok(answer) if http::is_success(answer.status) => "ok",
-            Ok(_) => "refused",
-            Err(failure) => failure.code(),
-        });
+        self.metrics.attempt(word(&ended));
         self.metrics.duration(clock.mono().since(started));
         ended
     }
@@ -238,7 +231,7 @@ impl Claim for replay::Claimed {
 /// it. Without one, or where an earlier copy got it done: `acknowledge`, at once. The claim is done with a 2xx of the required branch,
 /// before the sender hears of it; failed otherwise, after the other branches have ended, so that the next copy skips what they did.
 /// Receivers read `Hooklatch-Attempt: 1` of a first delivery, 2 of every later one.
-/// Not cancelled by dropping the future.
+/// Not cancelled by dropping the future. `branches` gets a line for each entry: what became of it, or `sent` where it goes on alone.
 pub(crate) async fn send<C: Claim>(
     parcels: Vec<Parcel>,
     destinations: &Destinations,
@@ -246,12 +239,14 @@ pub(crate) async fn send<C: Claim>(
     claim: C,
     acknowledge: Answer,
     afterwork: &Afterwork,
+    branches: &mut Vec<Branch>,
 ) -> Result<Outcome, Reject> {
     let attempt = if claim.is_retry() { 2 } else { 1 };
     let mut required = None;
     let mut others = Vec::new();
     for parcel in parcels {
         if claim.branch_done(&parcel.to) {
+            branches.push(Branch { to: parcel.to, result: "done", status: None });
             continue;
         }
         let Some(destination) = destinations.get(&parcel.to) else {
@@ -259,25 +254,68 @@ pub(crate) async fn send<C: Claim>(
             return Err(Reject::new(Reason::NoDestination, format!("no destination is named {}", parcel.to)));
         };
         let delivery = Delivery { destination: Arc::clone(destination), event: Arc::clone(&event), parcel, attempt };
-        if delivery.parcel.required && required.is_none() { required = Some(delivery) } else { others.push(delivery) }
+        if delivery.parcel.required && required.is_none() {
+            required = Some(delivery);
+        } else {
+            branches.push(Branch { to: Arc::clone(&delivery.parcel.to), result: "sent", status: None });
+            others.push(delivery);
+        }
     }
-    Unstoppable::new(custody(required, others, claim, acknowledge, afterwork.clone()), afterwork).await
+    let to = required.as_ref().map(|delivery| Arc::clone(&delivery.parcel.to));
+    let (ended, status) = Unstoppable::new(custody(required, others, claim, acknowledge, afterwork.clone()), afterwork).await;
+    if let (Some(to), Some(Attempted { result, status })) = (to, status) {
+        branches.push(Branch { to, result, status });
+    }
+    ended
 }
 
-async fn custody<C: Claim>(required: Option<Delivery>, others: Vec<Delivery>, claim: C, acknowledge: Answer, afterwork: Afterwork) -> Result<Outcome, Reject> {
+/// How the required branch's attempt went: the word of the metric, and the receiver's status.
+struct Attempted {
+    result: &'static str,
+    status: Option<u16>,
+}
+
+impl Attempted {
+    fn of(ended: &Result<Answer, Failure>) -> Self {
+        match ended {
+            Ok(answer) => Self { result: word(ended), status: Some(answer.status.as_u16()) },
+            Err(_) => Self { result: word(ended), status: None },
+        }
+    }
+}
+
+/// The word for an attempt, as in `hooklatch_delivery_attempts_total`.
+fn word(ended: &Result<Answer, Failure>) -> &'static str {
+    match ended {
+        Ok(answer) if http::is_success(answer.status) => "ok",
+        Ok(_) => "refused",
+        Err(failure) => failure.code(),
+    }
+}
+
+async fn custody<C: Claim>(
+    required: Option<Delivery>,
+    others: Vec<Delivery>,
+    claim: C,
+    acknowledge: Answer,
+    afterwork: Afterwork,
+) -> (Result<Outcome, Reject>, Option<Attempted>) {
     let others = Background::start(others, &afterwork);
     let Some(delivery) = required else {
-        claim.done(&acknowledge).await?;
-        return Ok(Outcome { ending: Ending::Forwarded, answer: acknowledge });
+        let done = claim.done(&acknowledge).await;
+        return (done.map(|()| Outcome { ending: Ending::Forwarded, answer: acknowledge }), None);
     };
     let ended = delivery.run().await;
+    let attempted = Some(Attempted::of(&ended));
     let name = Arc::clone(&delivery.parcel.to);
     if let Ok(answer) = &ended
         && http::is_success(answer.status)
     {
         claim.record_branch(&name, true);
         others.record_finished(&claim);
-        claim.done(answer).await?;
+        if let Err(why) = claim.done(answer).await {
+            return (Err(why), attempted);
+        }
     } else {
         claim.record_branch(&name, false);
         if others.is_empty() {
@@ -290,10 +328,11 @@ async fn custody<C: Claim>(required: Option<Delivery>, others: Vec<Delivery>, cl
             });
         }
     }
-    match ended {
+    let ended = match ended {
         Ok(answer) => Ok(Outcome { ending: Ending::Forwarded, answer }),
         Err(failure) => Err(failure.reject(&name)),
-    }
+    };
+    (ended, attempted)
 }
 
 /// One branch of one event.

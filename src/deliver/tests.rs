@@ -702,7 +702,9 @@ async fn the_required_branch_answers_and_ends_the_claim() {
         async move {
             let destinations = destinations(&[("a", required), ("b", other)]);
             let (claim, mut log) = written(done_before);
-            let got = send(vec![parcel("b", false), parcel("a", true)], &destinations, Arc::new(event("{}")), claim, acknowledge(), &afterwork).await;
+            let got =
+                send(vec![parcel("b", false), parcel("a", true)], &destinations, Arc::new(event("{}")), claim, acknowledge(), &afterwork, &mut Vec::new())
+                    .await;
             let got = match got {
                 Ok(outcome) => format!("{} {}", outcome.ending.code(), outcome.answer.status.as_u16()),
                 Err(reject) => reject.reason.code().to_owned(),
@@ -734,7 +736,7 @@ async fn without_a_required_branch_the_sender_is_acknowledged_at_once() {
     .await;
     let afterwork = Afterwork::default();
     let (claim, mut log) = written(&[]);
-    let outcome = send(vec![parcel("a", false)], &destinations(&[("a", slow)]), Arc::new(event("{}")), claim, acknowledge(), &afterwork).await;
+    let outcome = send(vec![parcel("a", false)], &destinations(&[("a", slow)]), Arc::new(event("{}")), claim, acknowledge(), &afterwork, &mut Vec::new()).await;
     let outcome = outcome.expect("acknowledged");
     assert_eq!((outcome.ending, outcome.answer.status), (Ending::Forwarded, StatusCode::ACCEPTED));
     assert_eq!(lines(&mut log).await, ["done 202"]);
@@ -762,7 +764,8 @@ async fn a_hang_up_cancels_nothing() {
     let (claim, mut log) = written(&[]);
     let destinations = destinations(&[("a", slow)]);
     {
-        let mut sending = std::pin::pin!(send(vec![parcel("a", true)], &destinations, Arc::new(event("{}")), claim, acknowledge(), &afterwork));
+        let mut branches = Vec::new();
+        let mut sending = std::pin::pin!(send(vec![parcel("a", true)], &destinations, Arc::new(event("{}")), claim, acknowledge(), &afterwork, &mut branches));
         tokio::select! {
             _ = &mut sending => panic!("the receiver has not answered"),
             _ = arrived.acquire() => {}
@@ -787,7 +790,8 @@ async fn a_dropped_runtime_fails_the_claim() {
             .await;
             let destinations = destinations(&[("a", silent)]);
             let afterwork = Afterwork::default();
-            let sending = send(vec![parcel("a", true)], &destinations, Arc::new(event("{}")), claim, acknowledge(), &afterwork);
+            let mut branches = Vec::new();
+            let sending = send(vec![parcel("a", true)], &destinations, Arc::new(event("{}")), claim, acknowledge(), &afterwork, &mut branches);
             let _ = tokio::time::timeout(Duration::from_millis(50), sending).await;
         });
     });

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::{bindings::hooklatch::filter::types, fault::Cause, host::clean, load::OUTPUT_BYTES};
 use crate::{
-    event::{Event, Verification},
+    event::{Event, Verification, is_credential},
     outcome::Answer,
 };
 
@@ -51,21 +51,17 @@ impl Lent {
 
 /// The header fields that a filter may see: values that are not UTF-8 stay with the host, credentials are masked.
 pub(super) fn fields(event: &Event) -> Vec<types::HeaderParam<'_>> {
-    let visible = |(name, value): (&'_ HeaderName, &'_ HeaderValue)| credential(name) || value.is_sensitive() || std::str::from_utf8(value.as_bytes()).is_ok();
+    let visible = |(name, value): (&'_ HeaderName, &'_ HeaderValue)| is_credential(name, value) || std::str::from_utf8(value.as_bytes()).is_ok();
     event
         .headers
         .iter()
         .filter(|&field| visible(field))
         .map(|(name, value)| {
             let text = std::str::from_utf8(value.as_bytes()).unwrap_or_default();
-            let value = if credential(name) || value.is_sensitive() { MASKED } else { text };
+            let value = if is_credential(name, value) { MASKED } else { text };
             types::HeaderParam { name: name.as_str(), value }
         })
         .collect()
-}
-
-fn credential(name: &HeaderName) -> bool {
-    [header::AUTHORIZATION, header::PROXY_AUTHORIZATION, header::COOKIE].contains(name)
 }
 
 /// The event, lent to the guest. `body` is empty for a filter that wants none.

@@ -20,8 +20,11 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use chain::{Applied, Verdict, apply};
+#[cfg(test)]
+use chain::Applied;
+pub(crate) use chain::{Verdict, apply};
 pub(crate) use engine::Engine;
-pub(crate) use fault::Fault;
+#[cfg(test)]
+use fault::Fault;
 pub(crate) use load::Filter;
 pub(crate) use settings::{Settings, read};

@@ -12,7 +12,7 @@
 use std::{
     borrow::Cow,
     collections::VecDeque,
-    fmt::{self, Write as _},
+    fmt::Write as _,
     fs::{File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
     mem,

@@ -6,5 +6,3 @@ pub(crate) mod audit;
 pub(crate) mod events;
 pub(crate) mod metrics;
 pub(crate) mod setup;
-
-pub(crate) use setup::{Settings, read};
