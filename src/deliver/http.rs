@@ -13,13 +13,13 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, Request, Response, StatusCode, Uri, Version, header::CONTENT_LENGTH, uri::PathAndQuery};
+use http::{HeaderValue, Request, Response, Uri, Version, header::CONTENT_LENGTH, uri::PathAndQuery};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use tokio::time::{Sleep, sleep};
 
 use super::{
-    Failure,
+    Failure, Phase,
     balance::{Balance, Health},
     headers::{self, Rule},
     pool::{Connection, OpenError, Pool},
@@ -111,7 +111,7 @@ impl Http {
             let ended = self.exchange(&self.endpoints[pick.peer], event, strip_credentials, attempt, limit.as_mut()).await;
             turn.health = match &ended {
                 Ok(_) | Err(Failure::Redirect { .. } | Failure::Invalid { .. }) => Health::Answered,
-                Err(Failure::Unreachable { .. }) => Health::Unreachable,
+                Err(Failure::Unreachable { .. } | Failure::TimedOut { phase: Phase::Connecting, .. }) => Health::Unreachable,
                 Err(Failure::TimedOut { .. }) => Health::TimedOut,
                 Err(Failure::Busy | Failure::Unsendable { .. }) => Health::Unknown,
             };
@@ -148,16 +148,21 @@ impl Http {
                     Some(Err(OpenError::Handshake(why))) => {
                         return Err(Failure::Unreachable { why: format!("{}: {}", endpoint.target, chain(&why)), sent: false });
                     }
-                    None => return Err(timed_out("connecting")),
+                    None => return Err(timed_out(Phase::Connecting)),
                 },
             };
             let request = self.request(endpoint, event, strip_credentials, attempt, connection.is_h2())?;
             let sent = within(limit.as_mut(), connection.send(request)).await;
             match sent {
-                None => return Err(timed_out("waiting for the answer")),
+                None => {
+                    if connection.is_h2() {
+                        endpoint.pool.forget_h2();
+                    }
+                    return Err(timed_out(Phase::Waiting));
+                }
                 Some(Ok(response)) => {
                     return match within(limit.as_mut(), self.read(response, &connection)).await {
-                        None => Err(timed_out("reading the answer")),
+                        None => Err(timed_out(Phase::Reading)),
                         Some(Ok(answer)) => {
                             if fresh || !connection.is_h2() {
                                 endpoint.pool.put(connection);
@@ -168,6 +173,10 @@ impl Http {
                     };
                 }
                 Some(Err(mut failed)) => {
+                    if connection.is_h2() {
+                        // It is shared: others must not come upon it again.
+                        endpoint.pool.forget_h2();
+                    }
                     let never_sent = failed.take_message().is_some();
                     let why = failed.into_error();
                     let ended_idle = !connection.has_received() && !why.is_parse() && !was_reset(&why);
@@ -370,9 +379,4 @@ fn chain(why: &hyper::Error) -> String {
 fn lock(balance: &Mutex<Balance>) -> std::sync::MutexGuard<'_, Balance> {
     // Its changes are whole before anything can panic.
     balance.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Statuses that end well for the sender and the claim.
-pub(super) fn is_success(status: StatusCode) -> bool {
-    status.is_success()
 }

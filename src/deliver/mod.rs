@@ -14,6 +14,7 @@ mod settings;
 
 use std::{
     collections::HashMap,
+    fmt,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -31,7 +32,7 @@ use crate::{
     choose::Parcel,
     clock::Clock,
     event::Event,
-    observe::{audit::Branch, metrics::DestinationMetrics},
+    observe::{audit::Branch, events, metrics::DestinationMetrics},
     outcome::{Answer, Ending, Outcome},
     reject::{Extra, Reason, Reject},
     replay,
@@ -45,7 +46,7 @@ pub(crate) enum Failure {
     Unreachable { why: String, sent: bool },
     /// Not all of connecting, answering and reading was over in time.
     #[error("no answer within {} ms, while {phase}", after.as_millis())]
-    TimedOut { after: Duration, phase: &'static str },
+    TimedOut { after: Duration, phase: Phase },
     /// What came back is no answer, or too large a one.
     #[error("the answer is not valid: {why}")]
     Invalid { why: String },
@@ -57,6 +58,27 @@ pub(crate) enum Failure {
     /// The event cannot be written as a request.
     #[error("{why}")]
     Unsendable { why: String },
+}
+
+/// How far a delivery came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Nothing was sent.
+    Connecting,
+    /// The request was on its way, or there.
+    Waiting,
+    /// The answer's head was there, its body was not.
+    Reading,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connecting => "connecting",
+            Self::Waiting => "waiting for the answer",
+            Self::Reading => "reading the answer",
+        })
+    }
 }
 
 impl Failure {
@@ -126,8 +148,13 @@ impl Destination {
         let clock = Clock::system();
         let started = clock.mono();
         let ended = self.attempt(event, strip_credentials, attempt).await;
-        self.metrics.attempt(word(&ended));
-        self.metrics.duration(clock.mono().since(started));
+        let now = clock.mono();
+        let took = now.since(started);
+        match &ended {
+            Ok(answer) if answer.status.is_success() => events::delivered(&self.metrics, &self.name, event.id, Some(answer.status.as_u16()), took),
+            Ok(answer) => events::delivery_failed(&self.metrics, &self.name, event.id, word(&ended), &answer.status, took, now),
+            Err(failure) => events::delivery_failed(&self.metrics, &self.name, event.id, word(&ended), failure, took, now),
+        }
         ended
     }
 
@@ -287,7 +314,7 @@ impl Attempted {
 /// The word for an attempt, as in `hooklatch_delivery_attempts_total`.
 fn word(ended: &Result<Answer, Failure>) -> &'static str {
     match ended {
-        Ok(answer) if http::is_success(answer.status) => "ok",
+        Ok(answer) if answer.status.is_success() => "ok",
         Ok(_) => "refused",
         Err(failure) => failure.code(),
     }
@@ -309,7 +336,7 @@ async fn custody<C: Claim>(
     let attempted = Some(Attempted::of(&ended));
     let name = Arc::clone(&delivery.parcel.to);
     if let Ok(answer) = &ended
-        && http::is_success(answer.status)
+        && answer.status.is_success()
     {
         claim.record_branch(&name, true);
         others.record_finished(&claim);
@@ -358,13 +385,7 @@ impl Background {
             let (ended, end) = oneshot::channel();
             let name = Arc::clone(&delivery.parcel.to);
             afterwork.spawn(async move {
-                let ok = match delivery.run().await {
-                    Ok(answer) => http::is_success(answer.status),
-                    Err(failure) => {
-                        tracing::warn!(route = %delivery.event.route, event.id = %delivery.event.id, destination = %delivery.destination.name, why = %failure, "optional delivery failed");
-                        false
-                    }
-                };
+                let ok = delivery.run().await.is_ok_and(|answer| answer.status.is_success());
                 // Nobody asks when the required branch was answered well.
                 let _ = ended.send(ok);
             });

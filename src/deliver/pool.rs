@@ -198,6 +198,11 @@ impl Pool {
         });
     }
 
+    /// Takes the HTTP/2 connection off this worker's shelf: its requests under way end as they may.
+    pub(super) fn forget_h2(&self) {
+        self.shelf().retain(|idle| !idle.connection.is_h2());
+    }
+
     fn shelve(self: &Arc<Self>, connection: Connection) {
         {
             let mut shelf = self.shelf();

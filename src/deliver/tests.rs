@@ -21,7 +21,7 @@ use tokio::{
     sync::{Semaphore, mpsc},
 };
 
-use super::{Afterwork, Claim, Destination, Destinations, Failure, inspector, read, send};
+use super::{Afterwork, Claim, Destination, Destinations, Failure, Phase, inspector, read, send};
 use crate::{
     choose::Parcel,
     clock::Clock,
@@ -296,7 +296,7 @@ async fn the_timeout_holds_from_connect_to_the_last_byte() {
         }
     })
     .await;
-    for (address, phase) in [(silent, "waiting for the answer"), (half, "waiting for the answer"), (drip, "reading the answer")] {
+    for (address, phase) in [(silent, Phase::Waiting), (half, Phase::Waiting), (drip, Phase::Reading)] {
         let destination = open(&format!("url = \"http://{address}/\"\ntimeout = \"300ms\""), &[]);
         let failure = destination.send(&event("{}"), false, 1).await.expect_err("too slow");
         assert_eq!(failure, Failure::TimedOut { after: Duration::from_millis(300), phase });
@@ -486,6 +486,56 @@ async fn unix_sockets_and_prior_knowledge_http2() {
         assert_eq!((request.version(), &body[..]), (http::Version::HTTP_2, &b"{}"[..]));
         assert_eq!(request.uri().authority().map(http::uri::Authority::as_str), Some("hooks.example.com:8443"));
         assert!(!request.headers().contains_key("host"));
+    }
+}
+
+#[tokio::test]
+async fn an_http2_connection_that_goes_away_loses_nothing() {
+    let (seen, mut requests) = mpsc::unbounded_channel();
+    let open_now: Arc<Mutex<Vec<tokio::task::AbortHandle>>> = Arc::default();
+    let held = Arc::clone(&open_now);
+    let address = receiver(move |stream, _| {
+        let served = tokio::spawn(recording(stream, seen.clone()));
+        held.lock().expect("whole").push(served.abort_handle());
+        async {}
+    })
+    .await;
+    let destination = open(&format!("url = \"http://{address}/\"\nhttp2 = true"), &[]);
+    for round in 1..=10 {
+        assert_eq!(destination.send(&event("{}"), false, 1).await.expect("an answer").status, 201);
+        one(&mut requests).await;
+        assert!(open_now.lock().expect("whole").len() <= round);
+        // The process behind it ends.
+        open_now.lock().expect("whole").iter().for_each(tokio::task::AbortHandle::abort);
+    }
+}
+
+#[tokio::test]
+async fn a_receiver_that_falls_takes_no_request_with_it() {
+    // Three receivers, kept connections to all of them; one ends between two requests.
+    let mut addresses = Vec::new();
+    let mut running = Vec::new();
+    for _ in 0..3 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        addresses.push(listener.local_addr().expect("bound"));
+        running.push(tokio::spawn(async move {
+            let mut served = tokio::task::JoinSet::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                served.spawn(async move {
+                    while request(&mut stream).await.is_some() {
+                        let _ = stream.write_all(OK).await;
+                    }
+                });
+            }
+        }));
+    }
+    let urls: Vec<String> = addresses.iter().map(|address| format!("\"http://{address}/\"")).collect();
+    let destination = open(&format!("urls = [{}]", urls.join(", ")), &[]);
+    for n in 0..90 {
+        if n == 30 {
+            running[1].abort();
+        }
+        assert_eq!(destination.send(&event("{}"), false, 1).await.expect("somebody answers").status, 200, "request {n}");
     }
 }
 
