@@ -233,13 +233,9 @@ impl<S: Serve> Session<S> {
         let flaw = if http1 { watch.flaw(number) } else { None };
         let framed = flaw.map_or_else(|| framing_check(&head), |flaw| Err(Reject::new(Reason::BadRequest, flaw)));
         let closes = http1 && framed.is_err();
-        let call = Call {
-            id: EventId::new(),
-            started: self.clock.now(),
-            conn: Arc::clone(&self.conn),
-            head,
-            body: CallBody::Incoming(RequestBody { incoming: Some(body), discard: !http1 }),
-        };
+        let started = self.clock.now();
+        let body = CallBody::Incoming(RequestBody { incoming: Some(body), discard: !http1 });
+        let call = Call { id: EventId::at(started.wall_ms), started, conn: Arc::clone(&self.conn), head, body };
         let work = match framed.and_then(|()| self.budget.request()) {
             Ok(guard) => Work::Running(Detached::new(Arc::clone(&self.serve), call, guard)),
             Err(why) => Work::Refused(self.serve.refuse(call, why)),

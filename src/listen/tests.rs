@@ -549,6 +549,57 @@ fn python_and_curl_see_an_early_answer() {
     }
 }
 
+// -- HTTP/2 floods --
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut frame = u32::try_from(payload.len()).expect("a small frame").to_be_bytes()[1..].to_vec();
+    frame.extend_from_slice(&[kind, flags]);
+    frame.extend_from_slice(&stream.to_be_bytes());
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// `GET http://a/wait`, so that nothing is answered before the flood: HPACK's static table, and `/wait` and `a` as literals.
+const HEADERS: &[u8] = b"\x82\x86\x04\x05/wait\x41\x01a";
+const DATA_FRAME: u8 = 0;
+const HEADERS_FRAME: u8 = 1;
+const RESET_FRAME: u8 = 3;
+const SETTINGS_FRAME: u8 = 4;
+const CONTINUATION_FRAME: u8 = 9;
+
+/// Sends `flood(n)` for n from 0 until the gate ends the connection, which it must do before ten thousand.
+async fn flooded(opening: Vec<u8>, flood: impl Fn(u32) -> Vec<u8>) {
+    let mut gate = plain("");
+    let (mut read, mut write) = gate.connect().await.into_split();
+    let reader = tokio::spawn(async move { to_end(&mut read).await });
+    write.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("the gate reads");
+    write.write_all(&[frame(SETTINGS_FRAME, 0, 0, b""), opening].concat()).await.expect("the gate reads");
+    for n in 0..10_000 {
+        if reader.is_finished() || write.write_all(&flood(n)).await.is_err() {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(gate.fault().await, Fault::Http2);
+    reader.await.expect("the connection has ended");
+}
+
+#[tokio::test]
+async fn rapid_resets_are_cut() {
+    flooded(Vec::new(), |n| [frame(HEADERS_FRAME, 5, 2 * n + 1, HEADERS), frame(RESET_FRAME, 0, 2 * n + 1, &8u32.to_be_bytes())].concat()).await;
+}
+
+#[tokio::test]
+async fn endless_headers_are_cut() {
+    let piece = |n: u32| [&b"\0\x04"[..], format!("{n:04x}").as_bytes(), b"\x7f\x81\x07", &[b'v'; 1024]].concat();
+    flooded(frame(HEADERS_FRAME, 0, 1, HEADERS), |n| frame(CONTINUATION_FRAME, 0, 1, &piece(n))).await;
+}
+
+#[tokio::test]
+async fn empty_data_is_cut() {
+    flooded(frame(HEADERS_FRAME, 4, 1, HEADERS), |_| frame(DATA_FRAME, 0, 1, b"")).await;
+}
+
 // -- PROXY protocol --
 
 const LOOPBACK: &[IpNet] = &[IpNet::V4(ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::new(127, 0, 0, 0), 8))];
