@@ -253,13 +253,13 @@ async fn receivers_on_unix_sockets() {
 #[tokio::test(flavor = "multi_thread")]
 async fn paths_and_hosts_are_the_destinations_own_or_kept() {
     let receiver = Receiver::start().await;
-    let url = receiver.url("/base");
+    let (url, root) = (receiver.url("/base"), receiver.url("/"));
     let policy = format!(
         r#"
 [destinations.own]
 url = "{url}"
 [destinations.kept]
-url = "{url}"
+url = "{root}"
 path = "keep"
 host = "keep"
 headers = {{ "X-Env" = "prod" }}

@@ -291,7 +291,7 @@ async fn mistake_06_per_address_state_grows_for_ever() {
 #[tokio::test(flavor = "multi_thread")]
 async fn mistake_07_bodies_are_buffered_uncounted() {
     let receiver = Receiver::start().await;
-    let gate = Setup::github(&receiver, "").plain().limits("buffered_bytes = \"1MiB\"\nbody = \"2MiB\"\nbody_timeout = \"20s\"").start().await;
+    let gate = Setup::github(&receiver, "limits = { body = \"1MiB\" }").plain().limits("buffered_bytes = \"1MiB\"\nbody = \"1MiB\"").start().await;
     let filler = "x".repeat(600 << 10);
     let head = |more: &str| format!("POST /github HTTP/1.1\r\nHost: localhost\r\nX-Hub-Signature-256: sha256={}\r\n{more}\r\n", "0".repeat(64));
     // 600 KiB of an unfinished chunked body, held.
@@ -318,7 +318,7 @@ async fn mistake_07_bodies_are_buffered_uncounted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn mistake_07_http2_bodies_are_counted_too() {
     let receiver = Receiver::start().await;
-    let gate = Arc::new(Setup::github(&receiver, "").limits("buffered_bytes = \"1MiB\"\nbody = \"2MiB\"\nbody_timeout = \"20s\"").start().await);
+    let gate = Arc::new(Setup::github(&receiver, "limits = { body = \"1MiB\" }").limits("buffered_bytes = \"1MiB\"\nbody = \"1MiB\"").start().await);
     let mut frames = Frames::connect(&gate).await;
     let signature = format!("sha256={}", "0".repeat(64));
     let mut held = Vec::new();

@@ -59,7 +59,7 @@ verify = {{ provider = "alertmanager", secret = "literal:{TOKEN}" }}
 deliver = "builtin:inspector"
 [routes.basic]
 path = "/basic"
-verify = {{ scheme = "basic", secret = "literal:hooks:{PASSWORD}" }}
+verify = {{ provider = "postmark", secret = "literal:hooks:{PASSWORD}" }}
 deliver = "out"
 "#,
         url = receiver.url("/")
@@ -139,7 +139,7 @@ fn problems_of_a_policy_show_no_secret() {
         format!("{{ provider = \"github\", secrets = [{{ from = \"literal:{LITERAL}\", label = 3 }}] }}"),
         format!("{{ provider = \"standardwebhooks\", secret = \"literal:{LITERAL}\" }}"),
         format!("{{ provider = \"github\", secret = \"literal:{LITERAL} }}"),
-        format!("{{ scheme = \"basic\", secret = \"literal:{PASSWORD}\" }}"),
+        format!("{{ provider = \"postmark\", secret = \"literal:{PASSWORD}\" }}"),
     ]
     .iter()
     .enumerate()
