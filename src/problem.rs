@@ -33,11 +33,13 @@ pub(crate) struct Problem {
     pub(crate) label: Option<String>,
     /// What to do.
     pub(crate) help: Option<String>,
+    /// The marked value may be a secret: no excerpt shows it.
+    pub(crate) hidden: bool,
 }
 
 impl Problem {
     pub(crate) fn error(key: impl Into<String>, span: Option<Range<usize>>, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, message: message.into(), key: key.into(), span, label: None, help: None }
+        Self { severity: Severity::Error, message: message.into(), key: key.into(), span, label: None, help: None, hidden: false }
     }
 
     pub(crate) fn warning(key: impl Into<String>, span: Option<Range<usize>>, message: impl Into<String>) -> Self {
@@ -51,6 +53,11 @@ impl Problem {
 
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
+        self
+    }
+
+    pub(crate) fn hidden(mut self) -> Self {
+        self.hidden = true;
         self
     }
 }
@@ -85,7 +92,8 @@ impl Source {
     pub(crate) fn render(&self, problems: &[Problem], color: bool) -> String {
         let mut sorted: Vec<&Problem> = problems.iter().collect();
         sorted.sort_by_key(|p| (p.severity, p.span.as_ref().map_or(0, |s| s.start)));
-        let masked = mask(&self.text);
+        let hidden = problems.iter().filter(|p| p.hidden).filter_map(|p| p.span.clone());
+        let masked = mask(&self.text, hidden);
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
         let renderer = renderer.decor_style(DecorStyle::Ascii);
         let mut out = String::new();
@@ -96,13 +104,16 @@ impl Source {
             };
             let mut group: Group<'_> = level.primary_title(problem.message.as_str()).elements(Vec::<Snippet<'_, annotate_snippets::Annotation<'_>>>::new());
             if let Some(span) = &problem.span {
-                let end = span.end.min(masked.len());
-                let start = span.start.min(end);
-                let mut mark = AnnotationKind::Primary.span(start..end);
+                let end = masked.floor_char_boundary(span.end);
+                let start = masked.floor_char_boundary(span.start.min(end));
+                // Only the lines that are marked: to look through the whole file for each of many problems takes long.
+                let from = masked[..start].rfind('\n').map_or(0, |at| at + 1);
+                let to = masked[end..].find('\n').map_or(masked.len(), |at| end + at);
+                let mut mark = AnnotationKind::Primary.span(start - from..end - from);
                 if let Some(label) = &problem.label {
                     mark = mark.label(label.as_str());
                 }
-                group = group.element(Snippet::source(masked.as_str()).path(self.name.as_str()).annotation(mark));
+                group = group.element(Snippet::source(&masked[from..to]).line_start(self.position(start).0).path(self.name.as_str()).annotation(mark));
             } else {
                 let place = if problem.key.is_empty() { self.name.clone() } else { format!("{}: {}", self.name, problem.key) };
                 group = group.element(Level::NOTE.message(format!("in {place}")));
@@ -117,9 +128,13 @@ impl Source {
     }
 }
 
-/// The text with every literal secret and URL password overwritten, length kept.
-fn mask(text: &str) -> String {
+/// The text with every literal secret, URL password and hidden place overwritten, length and lines kept.
+fn mask(text: &str, hidden: impl Iterator<Item = Range<usize>>) -> String {
     let mut bytes = text.as_bytes().to_vec();
+    for span in hidden {
+        let span = text.floor_char_boundary(span.start)..text.ceil_char_boundary(span.end);
+        bytes[span].iter_mut().filter(|byte| !matches!(**byte, b'"' | b'\'' | b'\n')).for_each(|byte| *byte = b'*');
+    }
     for (at, found) in text.match_indices("literal:") {
         let from = at + found.len();
         for byte in bytes[from..].iter_mut().take_while(|b| !matches!(**b, b'"' | b'\'' | b'\n')) {
@@ -152,6 +167,15 @@ mod tests {
         let text = source.render(&[other, problem], false);
         assert!(!text.contains("nter2") && !text.contains("ssword"), "{text}");
         assert!(text.contains("--> p.toml:1:5") && text.contains("do this"), "{text}");
+    }
+
+    #[test]
+    fn hidden_places_are_masked_in_every_excerpt() {
+        let source = Source { name: "p.toml".into(), text: "\n\na = { s = \"hünter2\", t = 1 }\n".into() };
+        let problem = Problem::error("a.s", Some(12..22), "bad").hidden();
+        let other = Problem::error("a.t", Some(28..29), "bad too");
+        let text = source.render(&[other, problem], false);
+        assert!(!text.contains("nter2") && text.contains("p.toml:3:11") && text.matches("3 | a = {").count() == 2, "{text}");
     }
 
     #[test]

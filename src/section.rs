@@ -550,7 +550,15 @@ impl<'a> Item<'a> {
     }
 
     fn secret_bytes(&self) -> Option<Vec<u8>> {
-        let text = self.string()?;
+        // Whatever stands here instead of a secret's place may be the secret itself.
+        let misplaced = || {
+            let problem = Problem::error(self.path.clone(), Some(self.value.span()), "a secret is `env:NAME`, `file:PATH` or `literal:TEXT`");
+            self.reader.push(problem.help("say where it comes from").hidden());
+        };
+        let Some(text) = self.as_str() else {
+            misplaced();
+            return None;
+        };
         let bytes = match text.split_once(':') {
             Some(("env", name)) => match self.reader.inputs.env(name) {
                 Some(value) => value.into_bytes(),
@@ -582,7 +590,7 @@ impl<'a> Item<'a> {
                 value.as_bytes().to_vec()
             }
             _ => {
-                self.problem("a secret is `env:NAME`, `file:PATH` or `literal:TEXT`", "say where it comes from");
+                misplaced();
                 return None;
             }
         };
