@@ -223,7 +223,10 @@ fn shared<K: Ord, V>(map: &Mutex<BTreeMap<K, Weak<V>>>, key: K, make: impl FnOnc
     if let Some(found) = map.get(&key).and_then(Weak::upgrade) {
         return found;
     }
-    map.retain(|_, value| value.strong_count() > 0);
+    // Now and then, so that a policy of many routes is not looked through anew for each of them.
+    if map.len().is_power_of_two() {
+        map.retain(|_, value| value.strong_count() > 0);
+    }
     let made = Arc::new(make());
     map.insert(key, Arc::downgrade(&made));
     made
