@@ -7,6 +7,11 @@ use clap::Args;
 use crate::app::{self, Failure};
 
 #[derive(Args, Debug, Default)]
+#[command(after_help = "Examples:
+  hooklatch run --config policy.toml
+  hooklatch run --ready-file /run/hooklatch.json    for scripts that wait until it serves
+
+SIGHUP reloads the policy, as a change of one of its files does; SIGTERM drains and ends.")]
 pub(crate) struct RunArgs {
     /// Write the bound addresses as JSON to FILE once the gate serves: {"listen": [...], "admin": ...}
     #[arg(long, value_name = "FILE")]

@@ -91,7 +91,14 @@ pub(crate) fn read(source: Source, inputs: Inputs) -> Read {
     let config = {
         let table = reader.parse();
         // With a syntax error half a file would be judged: say what the syntax is first.
-        if reader.failed() { None } else { root(&reader.root(&table)) }
+        if reader.failed() {
+            None
+        } else {
+            let section = reader.root(&table);
+            let config = root(&section);
+            section.finish();
+            config.map(|config| Config { shown: shown(&reader.root(&table)), ..config })
+        }
     };
     let failed = reader.failed();
     let files = reader.inputs.files();
@@ -157,7 +164,7 @@ fn root(root: &Section<'_>) -> Option<Config> {
         routes: routes.into_iter().map(|route| route.map(Arc::new)).collect::<Option<_>>()?,
         table: Arc::new(table?),
         files: BTreeSet::new(),
-        shown: shown(root),
+        shown: serde_json::Value::Null, // filled in when the unknown keys have been told: it asks for every key
     };
     check::across(root, &config);
     Some(config)

@@ -265,8 +265,23 @@ impl Definition {
     }
 }
 
+/// The keys that forms of some scheme have beside `scheme`.
+const KEYS: &[&str] =
+    &["algorithm", "ambiguous", "body_digest", "delivery_id", "event_type", "event_types", "key", "replay_key", "require", "signature", "signed", "timestamp"];
+
 impl Variant {
     fn read(section: &Section<'_>, shared: Option<&Section<'_>>, params: &[String]) -> Option<Self> {
+        let read = Self::form(section, shared, params);
+        if read.is_none() {
+            // The form's own problem is told; its other keys are no unknown ones because nobody came to read them.
+            KEYS.iter().for_each(|key| {
+                section.has(key);
+            });
+        }
+        read
+    }
+
+    fn form(section: &Section<'_>, shared: Option<&Section<'_>>, params: &[String]) -> Option<Self> {
         let pointers = Pointers::default();
         let name = shared.and_then(|_| section.opt_string("name"));
         let when = shared.and_then(|_| section.opt_section("when")).map(|table| {
