@@ -114,7 +114,7 @@ async fn send_and_the_gate_agree() {
         let secret = format!("literal:{secret}");
         let ca = gate.ca_file();
         let url = gate.url(&format!("/{name}"));
-        let args = ["send", name, "--url", &url, "--secret", &secret, "--ca", ca.to_str().expect("a plain path")];
+        let args = ["send", name, "--url", &url, "--secret", &secret, "--cacert", ca.to_str().expect("a plain path")];
         let out = tools::background(hooklatch(args), Vec::new()).await;
         assert_eq!(out.status.code(), Some(0), "{name}: {}{}\n{}", tools::text(&out.stdout), tools::text(&out.stderr), gate.log());
         taken += 1;

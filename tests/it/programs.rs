@@ -162,7 +162,7 @@ verify = {{ provider = "github", secret = "env:GITHUB_SECRET" }}
 deliver = "{url}"
 [routes.limited]
 path = "/limited"
-rate_limit = [{{ per = "route", rate = "1/h" }}]
+rate_limit = [{{ per = "ip", rate = "1/h" }}]
 verify = {{ provider = "github", secret = "env:GITHUB_SECRET" }}
 deliver = "{url}"
 "#

@@ -101,6 +101,19 @@ impl Frames {
         frames
     }
 
+    /// Reads until such a frame (kind, stream) came, or the gate cut the connection.
+    pub(crate) async fn read_until(mut self, wanted: impl Fn(u8, u32) -> bool) -> Vec<(u8, u32, Vec<u8>)> {
+        let mut frames = Vec::new();
+        while let Some(frame) = soon("a frame", read(&mut self.stream)).await {
+            let found = wanted(frame.0, frame.1);
+            frames.push(frame);
+            if found {
+                break;
+            }
+        }
+        frames
+    }
+
     /// Sends `flood` again and again while reading; how many went out before the gate cut the connection, or `most`.
     pub(crate) async fn flood(self, most: usize, flood: impl Fn(usize) -> Vec<u8>) -> usize {
         let (mut reader, mut writer) = tokio::io::split(self.stream);

@@ -35,7 +35,8 @@ elif provider == "standardwebhooks":
     out = {"webhook-id": id, "webhook-timestamp": time,
            "webhook-signature": "v1," + base64.b64encode(mac(key, f"{id}.{time}.".encode() + body).digest()).decode()}
 elif provider == "shopify":
-    out = {"X-Shopify-Hmac-SHA256": base64.b64encode(mac(secret.encode(), body).digest()).decode()}
+    out = {"X-Shopify-Hmac-SHA256": base64.b64encode(mac(secret.encode(), body).digest()).decode(), "X-Shopify-Topic": "orders/create",
+           "X-Shopify-Shop-Domain": "example.myshopify.com", "X-Shopify-API-Version": "2025-10", "X-Shopify-Webhook-Id": id}
 else:
     sys.exit("no such provider")
 print(json.dumps(list(out.items())))
