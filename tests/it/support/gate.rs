@@ -382,10 +382,10 @@ impl Gate {
         until(&format!("{count} audit lines"), || async { Some(self.audit()).filter(|lines| lines.len() >= count) }).await
     }
 
-    /// Memory that is the process's own, in KiB.
+    /// Memory that is the process's own, without the pages of its files, in KiB.
     pub(crate) fn memory(&self) -> u64 {
-        let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid())).expect("the gate is running");
-        let value = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the gate is running");
+        let value = text.lines().find_map(|line| line.strip_prefix("RssAnon:"));
         value.and_then(|value| value.split_whitespace().next()?.parse().ok()).expect("Linux says how much memory a process has")
     }
 
