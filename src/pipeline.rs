@@ -96,7 +96,7 @@ async fn receive_and_verify(
         let judged = unsigned.map_or(Ok(()), |name| Err(Reject::new(Reason::QueryNotSigned, format!("`{}` is not in `query`", name.escape_debug()))));
         trail.judge(route, judged)?;
     }
-    let body = match &mut feed {
+    let mut body = match &mut feed {
         Some(feed) => receive::body(body, &route.body, reserve, &mut |bytes| route.verify.update(feed, bytes)).await?,
         None => receive::body(body, &route.body, reserve, &mut |_| {}).await?,
     };
@@ -104,7 +104,7 @@ async fn receive_and_verify(
     let now = gate.clock.now();
     let signed = match feed {
         Some(feed) => {
-            let finished = route.verify.finish(feed, &facts, &body, now.wall_ms).map_err(|why| trail.not_verified(route, client, why));
+            let finished = route.verify.finish(feed, &facts, &mut body, now.wall_ms).map_err(|why| trail.not_verified(route, client, why));
             trail.judge(route, finished)?
         }
         None => None,
@@ -116,7 +116,7 @@ async fn receive_and_verify(
             }
             signed
         }
-        None => route.verify.unverified(&facts, &body),
+        None => route.verify.unverified(&facts, &mut body),
     };
     drop(base);
     trail.signed(&signed);

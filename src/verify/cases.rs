@@ -73,7 +73,7 @@ impl Request {
         let facts = self.facts();
         let mut feed = plan.prepare(&facts, now_ms)?;
         self.body.pieces().for_each(|piece| plan.update(&mut feed, piece));
-        plan.finish(feed, &facts, &self.body, now_ms)
+        plan.finish(feed, &facts, &mut self.body.clone(), now_ms)
     }
 }
 

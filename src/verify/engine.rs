@@ -132,8 +132,18 @@ impl Engine {
     /// Whether values of the body are needed before anything is known of it.
     pub(super) fn needs_fields(&self) -> bool {
         !self.streams
-            || self.recipe.timestamp.as_ref().is_some_and(|t| !t.place.in_head())
             || self.recipe.require.iter().any(|required| !required.place.in_head())
+            || self.recipe.body_digest.iter().any(|digest| !digest.place.in_head())
+    }
+
+    /// Whether the time stands in a body that is verified first: [`Engine::late_time`].
+    pub(super) fn has_late_time(&self) -> bool {
+        !self.needs_fields() && self.recipe.timestamp.as_ref().is_some_and(|timestamp| !timestamp.place.in_head())
+    }
+
+    /// Judges the time in a body that was verified.
+    pub(super) fn late_time(&self, facts: &Facts<'_>, body: Option<Body<'_>>, now_ms: i64) -> Result<Option<i64>, Reject> {
+        self.recipe.timestamp.as_ref().map(|timestamp| self.recipe.time(timestamp, facts, body, now_ms)).transpose()
     }
 
     /// Whether any of those stand in a JSON body.
@@ -196,7 +206,7 @@ impl Engine {
         };
         recipe.required(facts, body)?;
         let timestamp_ms = match (&recipe.timestamp, running.timestamp_ms) {
-            (Some(timestamp), None) => Some(recipe.time(timestamp, facts, body, now_ms)?),
+            (Some(timestamp), None) if !self.has_late_time() => Some(recipe.time(timestamp, facts, body, now_ms)?),
             (_, known) => known,
         };
         let first = chunks.pieces().next().and_then(|piece| piece.first().copied());

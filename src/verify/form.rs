@@ -51,25 +51,36 @@ pub(super) fn one<'a>(text: &'a [u8], name: &[u8]) -> Result<Option<Cow<'a, [u8]
     if found.next().is_some() { Err(()) } else { Ok(first) }
 }
 
+/// The most parameters that are sorted: far more than any provider sends, and few enough that a forger's form costs little.
+const MAX_SORTED: usize = 4096;
+
+/// More parameters than are sorted.
+#[derive(Debug)]
+pub(super) struct TooMany;
+
 /// All parameters sorted by name, the values of a repeated name sorted and each once.
-fn sorted(text: &[u8]) -> Vec<Pair<'_>> {
+fn sorted(text: &[u8]) -> Result<Vec<Pair<'_>>, TooMany> {
+    if raw(text).nth(MAX_SORTED).is_some() {
+        return Err(TooMany);
+    }
     let mut all: Vec<_> = pairs(text).collect();
     all.sort_unstable();
     all.dedup();
-    all
+    Ok(all)
 }
 
 /// Name and value of each parameter one after another, sorted: what Twilio and Mandrill sign.
-pub(super) fn form_sorted(text: &[u8], mut put: impl FnMut(&[u8])) {
-    for (name, value) in sorted(text) {
+pub(super) fn form_sorted(text: &[u8], mut put: impl FnMut(&[u8])) -> Result<(), TooMany> {
+    for (name, value) in sorted(text)? {
         put(&name);
         put(&value);
     }
+    Ok(())
 }
 
 /// `name=value`, sorted and joined by `&`, decoded: what Plivo signs of a query string.
-pub(super) fn query_sorted(text: &[u8], mut put: impl FnMut(&[u8])) {
-    for (i, (name, value)) in sorted(text).into_iter().enumerate() {
+pub(super) fn query_sorted(text: &[u8], mut put: impl FnMut(&[u8])) -> Result<(), TooMany> {
+    for (i, (name, value)) in sorted(text)?.into_iter().enumerate() {
         if i > 0 {
             put(b"&");
         }
@@ -77,6 +88,7 @@ pub(super) fn query_sorted(text: &[u8], mut put: impl FnMut(&[u8])) {
         put(b"=");
         put(&value);
     }
+    Ok(())
 }
 
 /// Percent-encoded as a form's value.
@@ -107,10 +119,12 @@ mod tests {
     #[test]
     fn sorted_forms() {
         let mut out = Vec::new();
-        form_sorted(b"b=2&a=y&a=x&a=y", |piece| out.extend_from_slice(piece));
+        form_sorted(b"b=2&a=y&a=x&a=y", |piece| out.extend_from_slice(piece)).expect("few parameters");
         assert_eq!(out, b"axayb2");
         out.clear();
-        query_sorted(b"b=2&a=%20", |piece| out.extend_from_slice(piece));
+        query_sorted(b"b=2&a=%20", |piece| out.extend_from_slice(piece)).expect("few parameters");
         assert_eq!(out, b"a= &b=2");
+        assert!(form_sorted("a&".repeat(MAX_SORTED).as_bytes(), |_| {}).is_ok());
+        assert!(form_sorted("a&".repeat(MAX_SORTED + 1).as_bytes(), |_| {}).is_err());
     }
 }

@@ -41,7 +41,7 @@ pub(crate) use self::{
 };
 use self::{
     definition::{Identity, Method, ReplayRule, Variant, param_name},
-    engine::{Engine, Recipe, Running},
+    engine::{Engine, Matched, Recipe, Running},
     place::{At, Body, Pick, Place, Whole},
     token::Known,
 };
@@ -423,59 +423,59 @@ impl Plan {
         }
     }
 
-    /// Judges the proof, the whole body being there and fed.
-    pub(crate) fn finish(&self, feed: Feed, facts: &Facts<'_>, body: &Chunks, now_ms: i64) -> Result<Signed, Reject> {
+    /// Judges the proof, the whole body being there and fed. Brings the body into one piece where a field of it is asked for.
+    pub(crate) fn finish(&self, feed: Feed, facts: &Facts<'_>, body: &mut Chunks, now_ms: i64) -> Result<Signed, Reject> {
         let Some(form) = self.forms.get(feed.form) else { return Ok(self.unverified(facts, body)) };
-        let (identity, pointers) = (&form.variant.identity, &form.variant.pointers);
-        let before = matches!(&form.ready, Ready::Signature(engine) if engine.needs_fields());
-        let whole = (before || identity.reads_body()).then(|| Whole::new(facts, body, pointers));
-        let mut fields = None;
-        if before && let Some(whole) = &whole {
-            let (found, flaw) = scan(whole, pointers);
-            if let (Some(flaw), Ready::Signature(engine)) = (flaw, &form.ready)
-                && engine.needs_json()
-            {
+        let pointers = &form.variant.pointers;
+        if form.needs_fields() {
+            body.contiguous();
+            let whole = Whole::new(facts, body, pointers);
+            let (fields, flaw) = scan(&whole, pointers);
+            if let Some(flaw) = flaw.filter(|_| form.needs_json()) {
                 return Err(Reject::new(Reason::SignatureMalformed, format!("a field of the body is needed, and {flaw}")));
             }
-            fields = Some(found);
+            let known = Some(Body { whole: &whole, fields: &fields });
+            let proof = form.prove(feed.state, facts, body, known, now_ms)?;
+            return self.tell(form, proof, facts, body, known, now_ms);
         }
-        let known = whole.as_ref().zip(fields.as_deref()).map(|(whole, fields)| Body { whole, fields });
-        let (label, matched) = match (feed.state, &form.ready) {
-            (State::Running(running), Ready::Signature(engine)) => {
-                let matched = engine.finish(running, facts, body, known, now_ms)?;
-                (matched.label.clone(), Some((engine, matched)))
-            }
-            (State::Proven(label), Ready::Token(..) | Ready::Basic(_)) => (label, None),
-            // A feed of another plan proves nothing here.
-            _ => return Err(Reject::new(Reason::SignatureMismatch, "the request was prepared by another policy")),
-        };
-        if fields.is_none()
-            && let Some(whole) = &whole
-        {
-            fields = Some(scan(whole, pointers).0);
+        let proof = form.prove(feed.state, facts, body, None, now_ms)?;
+        if !form.tells_of_body() {
+            return self.tell(form, proof, facts, body, None, now_ms);
         }
-        let known = whole.as_ref().zip(fields.as_deref()).map(|(whole, fields)| Body { whole, fields });
-        let (delivery_id, event_type) = identity.names(facts, known);
-        let replay = match &matched {
-            Some((engine, matched)) => identity.key(facts, known, event_type.as_deref(), &|| engine.content(matched, facts, body, known))?,
-            None => None,
-        };
+        body.contiguous();
+        let whole = Whole::new(facts, body, pointers);
+        let (fields, _) = scan(&whole, pointers);
+        self.tell(form, proof, facts, body, Some(Body { whole: &whole, fields: &fields }), now_ms)
+    }
+
+    /// What a proven request says of itself.
+    fn tell(&self, form: &Bound, proof: Proof, facts: &Facts<'_>, chunks: &Chunks, body: Option<Body<'_>>, now_ms: i64) -> Result<Signed, Reject> {
+        let identity = &form.variant.identity;
+        let (delivery_id, event_type) = identity.names(facts, body);
+        let (mut timestamp_ms, mut replay) = (None, None);
+        if let (Some(matched), Ready::Signature(engine)) = (&proof.matched, &form.ready) {
+            timestamp_ms = if engine.has_late_time() { engine.late_time(facts, body, now_ms)? } else { matched.timestamp_ms };
+            replay = identity.key(facts, body, event_type.as_deref(), &|| engine.content(matched, facts, chunks, body))?;
+        }
         Ok(Signed {
             verification: form.verification(),
             provider: self.provider().cloned(),
-            secret: Some(label),
+            secret: Some(proof.label),
             delivery_id,
             event_type,
-            timestamp_ms: matched.and_then(|(_, matched)| matched.timestamp_ms),
+            timestamp_ms,
             replay,
             minted: Minted(()),
         })
     }
 
     /// What a request says of itself, proven or not: for `verify = "none"` and for routes that only observe.
-    pub(crate) fn unverified(&self, facts: &Facts<'_>, body: &Chunks) -> Signed {
+    pub(crate) fn unverified(&self, facts: &Facts<'_>, body: &mut Chunks) -> Signed {
         let (mut delivery_id, mut event_type) = (None, None);
         if let Some(form) = self.forms.get(self.choose(facts)) {
+            if form.variant.identity.reads_body() {
+                body.contiguous();
+            }
             let whole = Whole::new(facts, body, &form.variant.pointers);
             let (fields, _) = scan(&whole, &form.variant.pointers);
             (delivery_id, event_type) = form.variant.identity.names(facts, Some(Body { whole: &whole, fields: &fields }));
@@ -544,7 +544,40 @@ impl Identity {
     }
 }
 
+/// A proof that held: by which secret, and what it signed.
+struct Proof {
+    label: Arc<str>,
+    matched: Option<Matched>,
+}
+
 impl Bound {
+    /// Judges what was fed; the only way to a [`Proof`].
+    fn prove(&self, state: State, facts: &Facts<'_>, chunks: &Chunks, body: Option<Body<'_>>, now_ms: i64) -> Result<Proof, Reject> {
+        match (state, &self.ready) {
+            (State::Running(running), Ready::Signature(engine)) => {
+                let matched = engine.finish(running, facts, chunks, body, now_ms)?;
+                Ok(Proof { label: matched.label.clone(), matched: Some(matched) })
+            }
+            (State::Proven(label), Ready::Token(..) | Ready::Basic(_)) => Ok(Proof { label, matched: None }),
+            // A feed of another plan proves nothing here.
+            _ => Err(Reject::new(Reason::SignatureMismatch, "the request was prepared by another policy")),
+        }
+    }
+
+    /// Whether fields of the body are needed to verify it.
+    fn needs_fields(&self) -> bool {
+        matches!(&self.ready, Ready::Signature(engine) if engine.needs_fields())
+    }
+
+    fn needs_json(&self) -> bool {
+        matches!(&self.ready, Ready::Signature(engine) if engine.needs_json())
+    }
+
+    /// Whether fields of the body are of interest once it is verified.
+    fn tells_of_body(&self) -> bool {
+        self.variant.identity.reads_body() || matches!(&self.ready, Ready::Signature(engine) if engine.has_late_time())
+    }
+
     fn verification(&self) -> Verification {
         match &self.ready {
             Ready::Signature(engine) => engine.verification(),

@@ -102,8 +102,9 @@ pub(super) struct Whole<'a> {
 }
 
 impl<'a> Whole<'a> {
+    /// `chunks` is in one piece wherever a field of it is read: see [`Chunks::contiguous`].
     pub(super) fn new(facts: &Facts<'_>, chunks: &'a Chunks, pointers: &'a [Pointer]) -> Self {
-        Self { chunks, joined: chunks.to_bytes(), form: is_form(facts), pointers }
+        Self { chunks, joined: chunks.pieces().next().cloned().unwrap_or_default(), form: is_form(facts), pointers }
     }
 
     pub(super) fn bytes(&self) -> &[u8] {

@@ -446,8 +446,8 @@ impl Part {
                 }
                 put(&value);
             }
-            Self::FormSorted => form::form_sorted(from.body.expect(AT_HAND).whole.form()?, put),
-            Self::QuerySorted => form::query_sorted(facts.query(), put),
+            Self::FormSorted => form::form_sorted(from.body.expect(AT_HAND).whole.form()?, put).map_err(too_many)?,
+            Self::QuerySorted => form::query_sorted(facts.query(), put).map_err(too_many)?,
             Self::Param(name) => return Err(Reject::new(Reason::SignatureMismatch, format!("`{name}` of `params` is not configured"))),
             Self::Secret => put(from.secret.expect("the engine keeps the secret of a template that names it")),
         }
@@ -510,6 +510,10 @@ fn url_base(facts: &Facts<'_>, port: Port, put: &mut dyn FnMut(&[u8])) {
         }
         _ => put(base.as_bytes()),
     }
+}
+
+fn too_many(_: form::TooMany) -> Reject {
+    Reject::new(Reason::SignatureMalformed, "more parameters than any provider sends")
 }
 
 /// A request target that is written with the characters of a URL only.
