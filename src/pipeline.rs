@@ -278,6 +278,7 @@ fn choose(gate: &Gate, route: &Route, event: &Event) -> Chosen {
 impl Trail {
     fn enter(&mut self, route: &Arc<Route>) -> Arc<Route> {
         self.line.route = Some(route.name.clone());
+        self.line.provider = route.verify.provider().cloned();
         self.route = Some(route.clone());
         route.clone()
     }

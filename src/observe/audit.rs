@@ -140,7 +140,7 @@ impl Decision {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Branch {
     pub(crate) to: Arc<str>,
-    /// `ok`, or the word for what went wrong, as in `hooklatch_delivery_attempts_total`.
+    /// As in `hooklatch_delivery_attempts_total`; `sent` where nobody waits for it, `done` where an earlier copy delivered it.
     pub(crate) result: &'static str,
     /// The receiver's status, where it answered.
     pub(crate) status: Option<u16>,

@@ -7,7 +7,7 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
+    fmt::{self, Write as _},
     net::SocketAddr,
     path::Path,
     sync::{Mutex, PoisonError},
@@ -93,7 +93,7 @@ pub(crate) fn decided(audit: &Audit, route: &RouteMetrics, line: Line, now: Mono
             if let Some(held_back) = REFUSALS.allow(now) {
                 info!(
                     target: "hooklatch::request", route = name, client.ip = client.map(tracing::field::display), event = %id,
-                    reject.code = reason.code(), status = line.status, detail = ?line.detail, elapsed_ms,
+                    reject.code = reason.code(), status = line.status, detail = %Tame(&line.detail), elapsed_ms,
                     held_back = more(held_back), "request refused"
                 );
             }
@@ -110,6 +110,15 @@ pub(crate) fn decided(audit: &Audit, route: &RouteMetrics, line: Line, now: Mono
     }
     line.would_refuse.iter().for_each(|reason| route.would_refuse(*reason));
     audit.push(line);
+}
+
+/// A text that may hold a stranger's bytes: control characters are escaped, as the pretty form writes them as they are.
+struct Tame<'a>(&'a str);
+
+impl fmt::Display for Tame<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|c| if c.is_control() { write!(f, "{}", c.escape_default()) } else { f.write_char(c) })
+    }
 }
 
 /// A number for the log, where there is one.
