@@ -296,10 +296,19 @@ impl Trail {
         judged
     }
 
-    /// Counts a failed verification; a flood of them from one address is told to wait.
-    fn not_verified(&self, route: &Route, client: &Client, why: Reject) -> Reject {
+    /// Counts a failed verification; a flood of them from one address is told to wait. What is refused stays refused where limits are
+    /// only observed: it must not come through as the flood's refusal.
+    fn not_verified(&mut self, route: &Route, client: &Client, why: Reject) -> Reject {
         route.metrics.not_verified(why.reason);
-        if route.enforce.covers(why.reason) { route.guards.failed(client, why) } else { why }
+        if !route.enforce.covers(why.reason) {
+            return why;
+        }
+        let told = route.guards.failed(client, why.clone());
+        if route.enforce.covers(told.reason) {
+            return told;
+        }
+        self.observed([told]);
+        why
     }
 
     fn signed(&mut self, signed: &Signed) {

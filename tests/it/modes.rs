@@ -49,6 +49,19 @@ async fn a_single_guard_can_be_observed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn observed_limits_let_no_flood_of_forgeries_through() {
+    let receiver = Receiver::start().await;
+    let route = "verify_failures = { rate = \"1/h\" }\nenforce = { default = true, rate_limit = false }";
+    let gate = Setup::github(&receiver, route).start().await;
+    for n in 0..4 {
+        let forged = Post::new("/github", format!("{{\"n\":{n}}}")).header("x-hub-signature-256", &format!("sha256={}", "0".repeat(64)));
+        assert_eq!(forged.send(&gate).await.verdict(), (401, "signature_mismatch".to_owned()), "forgery {n}");
+    }
+    assert!(receiver.seen().is_empty());
+    assert_eq!(sum(&gate, "hooklatch_would_refuse_total{route=\"github\",reason=\"rate_limited\"").await, 3.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn limits_on_verified_facts_count_only_what_was_verified() {
     let receiver = Receiver::start().await;
     let gate = Setup::github(&receiver, "rate_limit = [{ per = \"json:/tenant\", rate = \"1/h\" }]").start().await;
