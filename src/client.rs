@@ -72,7 +72,19 @@ impl Rule {
                     "add `trusted_proxies = [\"10.0.0.0/8\"]` with the proxies in front",
                 );
             }
+            Source::Socket if proxied => server.warn(
+                "proxy_protocol",
+                "the PROXY protocol says who connects, and `client_ip` is \"socket\": every client is taken for the balancer",
+                "set `client_ip = \"proxy-protocol\"`",
+            ),
             _ => {}
+        }
+        if proxied && nets.is_empty() && !server.has("trusted_proxies") {
+            server.problem(
+                "proxy_protocol",
+                "the PROXY protocol is on, and no peer is trusted to speak it: every connection would be cut off",
+                "add `trusted_proxies = [\"10.0.0.0/8\"]` with the balancers in front",
+            );
         }
         Self { source, trusted: nets.iter().copied().collect(), nets }
     }
@@ -383,7 +395,8 @@ mod tests {
     }
 
     fn rule(source: &str) -> Rule {
-        let text = format!("client_ip = \"{source}\"\nproxy_protocol = true\ntrusted_proxies = [\"10.0.0.0/8\", \"192.168.0.0/16\", \"fd00::/8\"]");
+        let text =
+            format!("client_ip = \"{source}\"\nproxy_protocol = {}\ntrusted_proxies = [\"10.0.0.0/8\", \"192.168.0.0/16\", \"fd00::/8\"]", source != "socket");
         let (rule, problems) = read(&text);
         assert_eq!(problems, [""; 0]);
         rule
@@ -604,6 +617,18 @@ mod tests {
             "client_ip = \"x-forwarded-for\"",
             &[
                 "client_ip: `client_ip` names a header, but no proxy is trusted to write it (add `trusted_proxies = [\"10.0.0.0/8\"]` with the proxies in front)",
+            ],
+        );
+        check(
+            "proxy_protocol = true\nclient_ip = \"proxy-protocol\"",
+            &[
+                "proxy_protocol: the PROXY protocol is on, and no peer is trusted to speak it: every connection would be cut off (add `trusted_proxies = [\"10.0.0.0/8\"]` with the balancers in front)",
+            ],
+        );
+        check(
+            "proxy_protocol = true\ntrusted_proxies = [\"10.0.0.0/8\"]",
+            &[
+                "proxy_protocol: the PROXY protocol says who connects, and `client_ip` is \"socket\": every client is taken for the balancer (set `client_ip = \"proxy-protocol\"`)",
             ],
         );
         check(
