@@ -453,6 +453,7 @@ fn restart_needed(old: &Config, new: &Config) -> Result<(), Problem> {
         ("server.tls", old.listen.tls.is_some() != new.listen.tls.is_some()),
         ("admin", admin(old) != admin(new)),
         ("state", old.state != new.state),
+        ("log.format", old.log.format != new.log.format),
     ];
     match changed.iter().find(|(_, changed)| *changed) {
         Some((key, _)) => Err(Problem::error(*key, None, format!("a change of `{key}` needs a restart")).help("put the old value back, or restart the gate")),
