@@ -201,6 +201,12 @@ impl<'a> Section<'a> {
         self.record(Problem::warning(self.key_path(key), self.span_of(key), message), help.into());
     }
 
+    /// Records an error of the table as a whole.
+    pub(crate) fn itself(&self, message: impl Into<String>, help: impl Into<String>) {
+        let span = (!self.span.is_empty()).then(|| self.span.clone());
+        self.record(Problem::error(self.path.clone(), span, message), help.into());
+    }
+
     fn record(&self, problem: Problem, help: String) {
         self.reader.push(if help.is_empty() { problem } else { problem.help(help) });
     }
@@ -330,6 +336,11 @@ impl<'a> Section<'a> {
 
     /// Refuses every key that was not asked for.
     pub(crate) fn finish(self) {
+        self.refuse_unknown();
+    }
+
+    /// As [`Section::finish`], for a table that is looked into once more.
+    pub(crate) fn refuse_unknown(&self) {
         let asked = self.asked.borrow();
         for (key, value) in self.table {
             let name = key.get_ref().as_ref();

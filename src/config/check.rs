@@ -30,11 +30,31 @@ pub(super) fn table(root: &Section<'_>, names: &[String], routes: &[Option<Route
     }
 }
 
+const PLAIN: &str = "events travel to another machine in plain HTTP";
+
+/// The names that stand in metrics, in headers to receivers, and in front of other names.
+pub(super) fn names(root: &Section<'_>) {
+    for kind in ["routes", "filters", "destinations"] {
+        for (name, section) in root.sections(kind) {
+            if name.is_empty() || name.len() > 64 || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
+                section.itself(format!("`{}` is not a name", name.escape_debug()), "1 to 64 of letters, digits, `-`, `_` and `.`");
+            }
+        }
+    }
+}
+
 /// Warns of what is weak, or of no effect, once everything is read.
 pub(super) fn across(root: &Section<'_>, config: &Config) {
     let Some(routes) = root.opt_section("routes") else { return };
     for route in &config.routes {
         let Some(section) = routes.opt_section(&route.name) else { continue };
+        if route.client_cert.is_some() && config.listen.tls.is_none() && route.enforce.client_cert {
+            section.problem(
+                "client_cert",
+                "no client can show a certificate: the gate does not do TLS (`tls = false`)",
+                "let the gate do TLS, or have what stands in front check the certificate",
+            );
+        }
         if route.verify.is_none() {
             section.warn("verify", "anybody may send here: `verify` is \"none\"", "guard the route with `allow_ips` or `client_cert`, or verify the sender");
         }
@@ -51,6 +71,9 @@ pub(super) fn across(root: &Section<'_>, config: &Config) {
             ),
             _ => {}
         }
+        if route.deliver.anonymous().is_some_and(crate::deliver::Settings::is_plain_network) {
+            section.warn("deliver", PLAIN, "use https://, unless the network between is your own");
+        }
         if let (Some(most), Some(timeout)) = (route.answers_within, slowest(route, config))
             && timeout > most
         {
@@ -59,6 +82,11 @@ pub(super) fn across(root: &Section<'_>, config: &Config) {
                 format!("the receiver may take {}, but the sender waits {}", humantime::format_duration(timeout), humantime::format_duration(most)),
                 "lower the destination's `timeout`",
             );
+        }
+    }
+    for settings in config.destinations.iter().filter(|settings| settings.is_plain_network()) {
+        if let Some(section) = root.opt_section("destinations").and_then(|parent| parent.opt_section(&settings.name)) {
+            section.warn(if section.has("urls") { "urls" } else { "url" }, PLAIN, "use https://, unless the network between is your own");
         }
     }
     if config.listen.tls.is_none() {

@@ -15,7 +15,9 @@ use std::{
 pub(crate) use route::RouteConfig;
 
 use crate::{
-    admin, client, clock, deliver, filter, guard, listen, observe,
+    admin, client, clock, deliver,
+    event::is_credential,
+    filter, guard, listen, observe,
     problem::{Problem, Severity, Source},
     section::{Inputs, Reader, Section},
     state, verify,
@@ -151,6 +153,8 @@ fn root(root: &Section<'_>) -> Option<Config> {
     let names: Vec<String> = sections.iter().map(|(name, _)| name.clone()).collect();
     let routes: Vec<_> = sections.into_iter().map(|(name, section)| route::read(&name, section, &context)).collect();
     let table = check::table(root, &names, &routes);
+    root.refuse_unknown();
+    check::names(root);
     // Every table has been read: only now may a missing one end it.
     let config = Config {
         listen: listen?,
@@ -190,6 +194,12 @@ fn shown(root: &Section<'_>) -> serde_json::Value {
     serde_json::Value::Object(pairs.collect())
 }
 
+/// A credential that stands in the policy itself, such as a destination's `headers = { Authorization = "…" }`.
+fn is_bare_credential(key: &str, value: &serde_json::Value) -> bool {
+    let (Some(text), Ok(name)) = (value.as_str(), http::HeaderName::from_bytes(key.as_bytes())) else { return false };
+    is_credential(&name, &http::HeaderValue::from_static("")) && !["env:", "file:"].iter().any(|from| text.starts_with(from))
+}
+
 fn masked(value: serde_json::Value) -> serde_json::Value {
     match value {
         serde_json::Value::String(text) if text.starts_with("literal:") => "literal:[redacted]".into(),
@@ -201,7 +211,9 @@ fn masked(value: serde_json::Value) -> serde_json::Value {
             _ => text.into(),
         },
         serde_json::Value::Array(items) => items.into_iter().map(masked).collect(),
-        serde_json::Value::Object(fields) => fields.into_iter().map(|(key, value)| (key, masked(value))).collect(),
+        serde_json::Value::Object(fields) => {
+            fields.into_iter().map(|(key, value)| if is_bare_credential(&key, &value) { (key, "[redacted]".into()) } else { (key, masked(value)) }).collect()
+        }
         other => other,
     }
 }
@@ -244,8 +256,32 @@ mod tests {
     }
 
     #[test]
+    fn a_table_that_is_not_known_is_refused() {
+        assert_eq!(said(&format!("{LEAST}[sever]\nlisten = [\"0.0.0.0:1\"]\n")), ["E sever: unknown key `sever`"]);
+        assert_eq!(said(&format!("listen = 1\n{LEAST}")), ["E listen: unknown key `listen`"]);
+    }
+
+    #[test]
+    fn names_are_words() {
+        for name in ["\"\"", "\"a b\"", "\"a\\nb\"", "\"ä\""] {
+            let said = said(&LEAST.replace("routes.github", &format!("routes.{name}")));
+            assert!(said.len() == 1 && said[0].ends_with("is not a name"), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn what_can_never_work_or_is_open_on_the_way_is_said() {
+        let plain = said(&LEAST.replace("127.0.0.1:3000", "receiver.example:3000"));
+        assert_eq!(plain, ["W routes.github.deliver: events travel to another machine in plain HTTP"]);
+        let header = said(&format!("{LEAST}[destinations.a]\nurl = \"https://a.example\"\nheaders = {{ Authorization = \"Bearer x\" }}\n"));
+        assert_eq!(header, ["W destinations.a.headers.Authorization: a credential stands in the policy file"]);
+    }
+
+    #[test]
     fn what_is_shown_holds_no_secret() {
         let text = LEAST.replace("env:SECRET", "literal:hunter2hunter2hunter2").replace("127.0.0.1:3000", "me:hunter2@127.0.0.1:3000");
+        let text =
+            format!("{text}[destinations.a]\nurl = \"https://a.example\"\nheaders = {{ Authorization = \"Bearer hunter2\", X-Api-Key = \"hunter2\" }}\n");
         let read = read(Source { name: "t.toml".into(), text }, Inputs::memory(&[], &[]));
         let shown = read.config.expect("warnings only").shown.to_string();
         assert!(!shown.contains("hunter2"), "{shown}");

@@ -10,6 +10,7 @@ use url::Url;
 use super::{balance, headers};
 use crate::{
     egress::TlsSettings,
+    event::is_credential,
     section::{Item, Section},
 };
 
@@ -296,7 +297,16 @@ fn read_headers(section: &Section<'_>) -> Option<Vec<(HeaderName, HeaderValue)>>
                 value
             })
         } else {
-            item.string().and_then(|text| HeaderValue::from_bytes(text.as_bytes()).ok())
+            let value = item.string().and_then(|text| HeaderValue::from_bytes(text.as_bytes()).ok());
+            if let (Some(name), Some(value)) = (&name, &value)
+                && is_credential(name, value)
+            {
+                item.warn(
+                    "a credential stands in the policy file",
+                    format!("write {key} = {{ from = \"env:NAME\" }}, so that the policy can be shared and reviewed"),
+                );
+            }
+            value
         };
         match (name, value) {
             (Some(name), Some(value)) => read.push((name, value)),
