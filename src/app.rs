@@ -274,6 +274,10 @@ async fn serve(path: &Path, config: Config, state_dir: PathBuf, clock: Clock, re
         let gate = gate.clone();
         move || gate.state.health().ready()
     });
+    readiness.check("audit", {
+        let gate = gate.clone();
+        move || if gate.audit.accepting() { Ok(()) } else { Err("the audit file cannot be written".to_owned()) }
+    });
     let signals = Signals::new().map_err(|why| Failure::Start(format!("signals cannot be taken: {why}")))?;
     let (ask, asked) = mpsc::channel::<Asked>(4);
     let mut made = None;

@@ -121,10 +121,25 @@ impl Client {
 }
 
 /// A body as the pieces it arrived in; cloning shares them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub(crate) struct Chunks {
     pieces: VecDeque<Bytes>,
     len: usize,
+    /// What the bytes count against, given back when the last copy is gone.
+    held: Option<Arc<dyn Send + Sync>>,
+}
+
+impl PartialEq for Chunks {
+    fn eq(&self, other: &Self) -> bool {
+        self.pieces == other.pieces
+    }
+}
+
+impl fmt::Debug for Chunks {
+    /// Never the bytes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chunks").field("len", &self.len).field("pieces", &self.pieces.len()).finish_non_exhaustive()
+    }
 }
 
 impl Chunks {
@@ -133,6 +148,11 @@ impl Chunks {
             self.len += piece.len();
             self.pieces.push_back(piece);
         }
+    }
+
+    /// Keeps `held` for as long as a copy of these bytes lives: a delivery may outlive the request.
+    pub(crate) fn hold(&mut self, held: impl Send + Sync + 'static) {
+        self.held = Some(Arc::new(held));
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -43,8 +43,7 @@ pub(crate) async fn run(gate: &Gate, policy: &Policy, mut call: Call, trail: &mu
     let matched = policy.table.find(&call.head, server_name(&call.conn))?;
     let route = trail.enter(&policy.routes[matched.index]);
     let admitted = guard::admit(&route.guards, &client, &call.conn, &call.head, call.started, |reason| route.enforce.covers(reason))?;
-    let mut held = gate.budget.reserve(0)?; // given back when the event is done
-    let received = receive_and_verify(gate, policy, &route, &client, call, trail, &mut |bytes| held.grow(bytes)).await?;
+    let received = receive_and_verify(gate, policy, &route, &client, call, trail).await?;
     let event = event(&route, client, admitted, matched, received, trail);
     let mut event = meter(&route, event, trail)?;
     let claimed = match claim(gate, &route, &event, trail).await? {
@@ -52,9 +51,7 @@ pub(crate) async fn run(gate: &Gate, policy: &Policy, mut call: Call, trail: &mu
         Claim::Mine(claimed) => claimed,
     };
     event.event.id = trail.claimed(&claimed);
-    let delivered = deliver(gate, &route, event.event, claimed, trail, &mut |bytes| held.grow(bytes)).await;
-    drop(held);
-    delivered
+    deliver(gate, &route, event.event, claimed, trail).await
 }
 
 /// The refusal while the audit file cannot be written and the policy says that nothing goes unrecorded.
@@ -77,36 +74,27 @@ struct Received {
 }
 
 /// Judges the proof: the head before the body, the body as it arrives.
-async fn receive_and_verify(
-    gate: &Gate,
-    policy: &Policy,
-    route: &Route,
-    client: &Client,
-    call: Call,
-    trail: &mut Trail,
-    reserve: &mut (dyn FnMut(u64) -> Result<(), Reject> + Send),
-) -> Result<Received, Reject> {
+async fn receive_and_verify(gate: &Gate, policy: &Policy, route: &Route, client: &Client, call: Call, trail: &mut Trail) -> Result<Received, Reject> {
     let Call { id, started, conn, head, body } = call;
     let base = base(policy, &conn, &head);
     let facts = Facts { method: &head.method, base: &base, target: head.uri.path_and_query().map_or("/", |target| target.as_str()), headers: &head.headers };
-    let prepared = route.verify.prepare(&facts, started.wall_ms).map_err(|why| trail.not_verified(route, client, why));
-    let mut feed = trail.judge(route, prepared)?;
+    let mut feed = trail.judge_proof(route, client, route.verify.prepare(&facts, started.wall_ms))?;
     if feed.is_some() && !route.verify.is_none() {
         let unsigned = route.verify.unsigned_query(&facts, &route.query);
         let judged = unsigned.map_or(Ok(()), |name| Err(Reject::new(Reason::QueryNotSigned, format!("`{}` is not in `query`", name.escape_debug()))));
         trail.judge(route, judged)?;
     }
+    let mut held = gate.budget.reserve(0)?;
+    let mut reserve = |bytes| held.grow(bytes);
     let mut body = match &mut feed {
-        Some(feed) => receive::body(body, &route.body, reserve, &mut |bytes| route.verify.update(feed, bytes)).await?,
-        None => receive::body(body, &route.body, reserve, &mut |_| {}).await?,
+        Some(feed) => receive::body(body, &route.body, &mut reserve, &mut |bytes| route.verify.update(feed, bytes)).await?,
+        None => receive::body(body, &route.body, &mut reserve, &mut |_| {}).await?,
     };
+    body.hold(held);
     trail.line.body_bytes = body.len() as u64;
     let now = gate.clock.now();
     let signed = match feed {
-        Some(feed) => {
-            let finished = route.verify.finish(feed, &facts, &mut body, now.wall_ms).map_err(|why| trail.not_verified(route, client, why));
-            trail.judge(route, finished)?
-        }
+        Some(feed) => trail.judge_proof(route, client, route.verify.finish(feed, &facts, &mut body, now.wall_ms))?,
         None => None,
     };
     let signed = match signed {
@@ -228,16 +216,11 @@ fn duplicate(stored: &replay::Stored) -> Outcome {
 }
 
 /// Validates, filters, chooses and delivers; the claim ends here whatever happens.
-async fn deliver(
-    gate: &Gate,
-    route: &Arc<Route>,
-    mut event: Event,
-    claimed: Claimed,
-    trail: &mut Trail,
-    reserve: &mut (dyn FnMut(u64) -> Result<(), Reject> + Send),
-) -> Result<Outcome, Reject> {
-    let validated = validate::payload(&route.validate, &event.headers, &mut event.body, route.body.body, reserve);
-    // The bytes behind a content coding were judged; what travels on is what was signed.
+async fn deliver(gate: &Gate, route: &Arc<Route>, mut event: Event, claimed: Claimed, trail: &mut Trail) -> Result<Outcome, Reject> {
+    // The bytes behind a content coding are judged and dropped again; what travels on is what was signed.
+    let mut decoded = gate.budget.reserve(0)?;
+    let validated = validate::payload(&route.validate, &event.headers, &mut event.body, route.body.body, &mut |bytes| decoded.grow(bytes));
+    drop(decoded);
     trail.judge(route, validated.map(drop))?;
     let filtered = filter::apply(&route.filters, event, &route.metrics).await?;
     let event = filtered.event;
@@ -296,19 +279,22 @@ impl Trail {
         judged
     }
 
-    /// Counts a failed verification; a flood of them from one address is told to wait. What is refused stays refused where limits are
-    /// only observed: it must not come through as the flood's refusal.
-    fn not_verified(&mut self, route: &Route, client: &Client, why: Reject) -> Reject {
-        route.metrics.not_verified(why.reason);
-        if !route.enforce.covers(why.reason) {
-            return why;
-        }
-        let told = route.guards.failed(client, why.clone());
-        if route.enforce.covers(told.reason) {
-            return told;
-        }
-        self.observed([told]);
-        why
+    /// The same for the sender's proof, which stands or falls with `enforce.verify` whatever the reason. A flood of failures from one
+    /// address is told to wait; what is refused stays refused where limits are only observed.
+    fn judge_proof<T>(&mut self, route: &Route, client: &Client, proof: Result<T, Reject>) -> Result<Option<T>, Reject> {
+        proof.map(Some).or_else(|why| {
+            route.metrics.not_verified(why.reason);
+            if !route.enforce.verify {
+                self.line.would_refuse.push(why.reason);
+                return Ok(None);
+            }
+            let told = route.guards.failed(client, why.clone());
+            if told.reason == Reason::RateLimited && !route.enforce.rate_limit {
+                self.line.would_refuse.push(told.reason);
+                return Err(why);
+            }
+            Err(told)
+        })
     }
 
     fn signed(&mut self, signed: &Signed) {
