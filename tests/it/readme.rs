@@ -5,7 +5,6 @@
 //! does, and goes on running. `cargo run` is answered by the program that was built for these tests.
 
 use std::{
-    io::{BufRead, BufReader, Write},
     os::unix::fs::PermissionsExt,
     path::Path,
     process::{Command, Stdio},
@@ -114,51 +113,55 @@ fn the_five_minute_walk_works_as_written() {
         shell
     };
     // `exec`, so that the process is the gate's own.
-    let mut gate = shell(&format!("exec {} 2>&1", start.command)).stdout(Stdio::piped()).spawn().expect("bash starts");
-    let mut printed = BufReader::new(gate.stdout.take().expect("stdout is piped")).lines();
-    let mut log = String::new();
-    // The gate prints what the README shows, then listens.
-    let listening = printed.by_ref().map_while(Result::ok).any(|line| {
-        log.push_str(&line);
-        log.push('\n');
-        line.contains("listening")
-    });
-    let rest = std::thread::spawn(move || printed.map_while(Result::ok).collect::<Vec<_>>().join("\n"));
-
-    let mut failure = (!listening).then(|| format!("`{}` does not say that it listens", start.command));
-    if listening {
-        // All in one shell, so that variables and folders last; a mark parts the steps' output.
-        const MARK: &str = "--8<-- ";
-        // As in the shell a newcomer types into.
-        let mut script = "shopt -s expand_aliases\n".to_owned();
-        let steps: Vec<Step> = steps.collect();
-        for (n, step) in steps.iter().enumerate() {
-            script.push_str(&format!("{}\nprintf '%s\\n' '{MARK}{n}'\n", step.command));
-        }
-        let file = dir.path().join("walk.sh");
-        std::fs::File::create(&file).and_then(|mut file| file.write_all(script.as_bytes())).expect("the folder is ours");
-        let out = shell(&format!("exec 2>&1; . {}", file.display())).output().expect("bash starts");
-        let all = tools::text(&out.stdout);
-        let mut rest = all.as_str();
-        for (n, step) in steps.iter().enumerate() {
-            let Some((said, after)) = rest.split_once(&format!("{MARK}{n}\n")) else {
-                failure = Some(format!("the walk stopped at `{}`:\n{all}", step.command));
-                break;
-            };
-            rest = after;
-            let mut lines = said.lines();
-            if let Some(line) =
-                step.expected.iter().find(|line| !line.trim().is_empty() && line.trim() != "…" && !lines.any(|said| fits(line.trim(), said.trim())))
-            {
-                failure = Some(format!("`{}` does not print `{line}`, but\n{said}", step.command));
-                break;
-            }
-        }
-    }
+    let log = dir.path().join("log");
+    let printed = std::fs::File::create(&log).expect("the folder is ours");
+    let errors = printed.try_clone().expect("a file can be shared");
+    let mut gate = shell(&format!("exec {}", start.command)).stdout(printed).stderr(errors).spawn().expect("bash starts");
+    let walked = walk(&steps.collect::<Vec<_>>(), &shell, dir.path(), &log);
     let _ = gate.kill();
     let _ = gate.wait();
-    log.push_str(&rest.join().expect("the log's thread does not panic"));
-    assert!(failure.is_none(), "{}\n--- the gate\n{log}", failure.unwrap_or_default());
+    let log = std::fs::read_to_string(&log).unwrap_or_default();
+    if let Err(failure) = walked {
+        panic!("{failure}\n--- the gate\n{log}");
+    }
+}
+
+/// Types the steps into one shell, so that variables and folders last, and compares what they print.
+fn walk(steps: &[Step], shell: &dyn Fn(&str) -> Command, dir: &Path, log: &Path) -> Result<(), String> {
+    const MARK: &str = "--8<-- ";
+    // What a reader sees in the other terminal before typing on: that the gate listens, that it loaded the policy again.
+    let log = log.display();
+    let seen = |what: &str, times: usize| format!("for _ in $(seq 600); do [ $(grep -c '{what}' '{log}') -lt {times} ] && sleep 0.05 || break; done\n");
+    // As in the shell a newcomer types into.
+    let mut script = format!("shopt -s expand_aliases\n{}", seen("listening", 1));
+    for (n, step) in steps.iter().enumerate() {
+        script.push_str(&step.command);
+        script.push('\n');
+        if step.command.starts_with("sed -i") {
+            script.push_str(&seen("policy loaded", 2));
+        }
+        script.push_str(&format!("printf '\\n%s\\n' '{MARK}{n}'\n"));
+    }
+    // The walk ends with what the inspector keeps of the last event: the filter was in the way.
+    let api = "curl -s -H \"Authorization: Bearer $(cat var/admin.token)\" http://127.0.0.1:9900/api/v1/inspector/events";
+    script.push_str(&format!("id=$({api} | grep -o '\"id\":\"[^\"]*' | cut -c7- | tail -1)\n{api}/$id\n"));
+    let file = dir.join("walk.sh");
+    std::fs::write(&file, script).expect("the folder is ours");
+    let out = shell(&format!("exec 2>&1; . {}", file.display())).output().expect("bash starts");
+    let all = tools::text(&out.stdout);
+    let mut rest = all.as_str();
+    for (n, step) in steps.iter().enumerate() {
+        let Some((said, after)) = rest.split_once(&format!("{MARK}{n}\n")) else {
+            return Err(format!("the walk stopped at `{}`:\n{all}", step.command));
+        };
+        rest = after;
+        let mut lines = said.lines();
+        let missing = step.expected.iter().find(|line| !line.trim().is_empty() && line.trim() != "…" && !lines.any(|said| fits(line.trim(), said.trim())));
+        if let Some(line) = missing {
+            return Err(format!("`{}` does not print `{line}`, but\n{said}", step.command));
+        }
+    }
+    if rest.contains("[redacted]") { Ok(()) } else { Err(format!("the last event was not redacted: {rest}")) }
 }
 
 #[test]
