@@ -1,11 +1,18 @@
 //! Doors for `benches/`, which see only what is public. Nothing else uses them.
 
+use std::{path::Path, sync::Arc, time::Duration};
+
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header::CONTENT_TYPE};
 
 pub use crate::{condition::bench::ConditionCall, filter::bench::FilterCall};
 use crate::{
+    clock::Clock,
+    event::EventId,
+    outcome::Answer,
+    replay::{Claim, OnDuplicate, OnInFlight, Rule, claim},
     secret::Secret,
+    state::{OnStateError, Settings, State},
     validate::json::{self, Pointer},
     verify::{
         Catalogue, Plan,
@@ -55,6 +62,54 @@ impl Verify {
     #[must_use]
     pub fn run(&self) -> bool {
         self.request.judge(&self.plan, NOW_MS).is_ok()
+    }
+}
+
+/// A replay store in a folder, and the events that go through it.
+pub struct Replay {
+    state: State,
+    rule: Rule,
+    answer: Answer,
+}
+
+impl Replay {
+    /// # Panics
+    ///
+    /// Where the folder cannot be used.
+    #[must_use]
+    pub fn new(dir: &Path, persist_within: Duration) -> Self {
+        let settings = Settings { dir: dir.to_owned(), persist_within, on_error: OnStateError::Reject, max_records: 1_000_000 };
+        let state = State::open(&settings, Clock::system(), Arc::new(|_| {})).expect("a folder to use");
+        let rule = Rule { remember: Duration::from_secs(4200), on_duplicate: OnDuplicate::Acknowledge, on_in_flight: OnInFlight::Refuse, dedupe: None };
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        Self { state, rule, answer: Answer { status: StatusCode::OK, headers, body: Bytes::from_static(b"ok") } }
+    }
+
+    /// Claims a key and ends it as done, or takes the stored answer of its first copy; says whether it was the first.
+    ///
+    /// # Panics
+    ///
+    /// Where the store fails.
+    pub async fn run(&self, key: u64) -> bool {
+        let now = self.state.clock().now();
+        // A delivery's digest has 32 bytes.
+        let mut digest = [7; 32];
+        digest[..8].copy_from_slice(&key.to_le_bytes());
+        match claim(&self.state, &self.rule, "github", &digest, EventId::new(), now).await.expect("the store works") {
+            Claim::Mine(claimed) => {
+                claimed.record_branch("billing", true);
+                claimed.done(&self.answer).await.expect("the store works");
+                true
+            }
+            Claim::Done(_) => false,
+        }
+    }
+
+    /// Synced transactions so far.
+    #[must_use]
+    pub fn commits(&self) -> u64 {
+        self.state.stats().commits
     }
 }
 

@@ -215,6 +215,8 @@ struct Filled<B> {
 struct Failure {
     op: &'static str,
     cause: String,
+    /// A write or sync failed: what the system shows of the file need not be on the disk.
+    unsynced: bool,
 }
 
 impl<R: Rooms> Disk<R> {
@@ -250,7 +252,13 @@ impl<R: Rooms> Disk<R> {
         });
         let writer = {
             let shared = shared.clone();
-            std::thread::Builder::new().name("state-writer".into()).spawn(move || shared.run())
+            std::thread::Builder::new().name("state-writer".into()).spawn(move || {
+                // Table accesses are guarded one by one; should a room panic elsewhere, nobody may wait for a writer that is gone.
+                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| shared.run())) {
+                    let cause = format!("its writer panicked, restart the program: {}", panic_text(&*panic));
+                    shared.fail(&Failure { op: "writer", cause, unsynced: false }, Vec::new());
+                }
+            })
         };
         match writer {
             Ok(writer) => Ok(Self { digest_key: opened.digest_key, shared, writer: Some(writer) }),
@@ -417,7 +425,7 @@ impl<R: Rooms> Shared<R> {
                 }
                 Err(failure) => {
                     self.fail(&failure, waiters);
-                    if self.recover().is_break() {
+                    if self.recover(failure.unsynced).is_break() {
                         return;
                     }
                 }
@@ -455,7 +463,7 @@ impl<R: Rooms> Shared<R> {
 
     fn commit(&self, filled: &Filled<R::Batch>) -> Result<(), Failure> {
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(database) = database.as_ref() else { return Err(Failure { op: "commit", cause: "the file is closed".into() }) };
+        let Some(database) = database.as_ref() else { return Err(Failure { op: "commit", cause: "the file is closed".into(), unsynced: false }) };
         guarded("commit", || {
             let mut transaction = database.begin_write()?;
             transaction.set_durability(Durability::Immediate)?;
@@ -492,8 +500,9 @@ impl<R: Rooms> Shared<R> {
         answer(late, Err(Unavailable));
     }
 
-    /// Closes the file, makes sure of what is in it, opens it again from disk and writes the failed batch anew, until that works. Breaks when the program ends first.
-    fn recover(&self) -> ControlFlow<()> {
+    /// Closes the file, settles it where it is `unsynced`, opens it again from disk and writes the failed batch anew, until that works.
+    /// Breaks when the program ends first.
+    fn recover(&self, mut unsynced: bool) -> ControlFlow<()> {
         let mut backoff = BACKOFF;
         loop {
             self.close();
@@ -501,12 +510,13 @@ impl<R: Rooms> Shared<R> {
                 return ControlFlow::Break(());
             }
             backoff = (backoff * 2).min(MAX_BACKOFF);
-            if let Err(why) = self.config.media.settle(&self.path) {
+            if unsynced && let Err(why) = self.config.media.settle(&self.path) {
                 warn!(path = %self.path.display(), %why, "the state store still fails");
                 self.health.fail(format!("the state store {} cannot be synced: {why}", self.path.display()));
                 (self.config.on_error)("settle");
                 continue;
             }
+            unsynced = false;
             let opened = match open::open(&*self.config.media, &self.path, Some(&self.digest_key), &*self.rooms) {
                 Ok(opened) => opened,
                 Err(why) => {
@@ -536,6 +546,7 @@ impl<R: Rooms> Shared<R> {
                     warn!(path = %self.path.display(), cause = %failure.cause, "the state store still fails");
                     self.health.fail(format!("the state store {} failed ({}): {}", self.path.display(), failure.op, failure.cause));
                     (self.config.on_error)(failure.op);
+                    unsynced = failure.unsynced;
                 }
             }
         }
@@ -566,8 +577,11 @@ fn answer(waiters: Vec<Waiter>, heard: Result<(), Unavailable>) {
 fn guarded<T>(op: &'static str, access: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, Failure> {
     match catch_unwind(AssertUnwindSafe(access)) {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(cause)) => Err(Failure { op, cause: cause.to_string() }),
-        Err(panic) => Err(Failure { op, cause: format!("the file seems damaged: {}", panic_text(&*panic)) }),
+        Ok(Err(cause)) => {
+            let unsynced = op == "commit" && matches!(cause, redb::Error::Io(_) | redb::Error::Backend(_) | redb::Error::PreviousIo);
+            Err(Failure { op, cause: cause.to_string(), unsynced })
+        }
+        Err(panic) => Err(Failure { op, cause: format!("the file seems damaged: {}", panic_text(&*panic)), unsynced: op == "commit" }),
     }
 }
 

@@ -4,7 +4,7 @@
 //! [`State::record`] returns where that is zero. Claims in flight end with the process. Lookups never touch the file; a copy of a done event
 //! reads one row of it for the stored answer, and not even that when the last copy came shortly before.
 //!
-//! Memory: about 45 bytes a record, so 45 MB at the default bound of a million. At the bound the records that would expire first are
+//! Memory: 40 to 75 bytes a record, so 75 MB at most at the default bound of a million. At the bound the records that would expire first are
 //! dropped, with a log line and `hooklatch_state_errors_total{op="evict"}`.
 
 mod index;

@@ -15,7 +15,7 @@ const VERSION: u8 = 1;
 const HEAD: usize = 5;
 /// A row is closed when it has grown past this, so that reading one answer never reads much more.
 pub(super) const ROW_BYTES: usize = 32 << 10;
-/// Longest body of a stored answer; a longer one is stored without its body.
+/// Longest body of a stored answer; a longer one is stored without its body and content type.
 pub(super) const ANSWER_BYTES: usize = 4 << 10;
 const NO_TYPE: u8 = u8::MAX;
 
@@ -128,14 +128,15 @@ impl Rows {
         let out = &mut self.answers;
         let at = out.len();
         out.extend_from_slice(&answer.status.to_le_bytes());
-        match answer.content_type.filter(|text| text.len() < usize::from(NO_TYPE)) {
+        let whole = answer.body.len() <= ANSWER_BYTES;
+        match answer.content_type.filter(|text| whole && text.len() < usize::from(NO_TYPE)) {
             Some(text) => {
                 out.push(text.len() as u8);
                 out.extend_from_slice(text);
             }
             None => out.push(NO_TYPE),
         }
-        if answer.body.len() <= ANSWER_BYTES {
+        if whole {
             out.extend_from_slice(answer.body);
         }
         // A row is closed at 32 KiB and an answer is under 5 KiB.
