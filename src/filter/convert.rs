@@ -50,18 +50,12 @@ impl Lent {
 }
 
 /// The header fields that a filter may see: values that are not UTF-8 stay with the host, credentials are masked.
-pub(super) fn fields(event: &Event) -> Vec<types::HeaderParam<'_>> {
-    let visible = |(name, value): (&'_ HeaderName, &'_ HeaderValue)| is_credential(name, value) || std::str::from_utf8(value.as_bytes()).is_ok();
-    event
-        .headers
-        .iter()
-        .filter(|&field| visible(field))
-        .map(|(name, value)| {
-            let text = std::str::from_utf8(value.as_bytes()).unwrap_or_default();
-            let value = if is_credential(name, value) { MASKED } else { text };
-            types::HeaderParam { name: name.as_str(), value }
-        })
-        .collect()
+pub(super) fn fields<'a>(event: &'a Event) -> Vec<types::HeaderParam<'a>> {
+    let shown = |(name, value): (&'a HeaderName, &'a HeaderValue)| {
+        let value = if is_credential(name, value) { MASKED } else { std::str::from_utf8(value.as_bytes()).ok()? };
+        Some(types::HeaderParam { name: name.as_str(), value })
+    };
+    event.headers.iter().filter_map(shown).collect()
 }
 
 /// The event, lent to the guest. `body` is empty for a filter that wants none.

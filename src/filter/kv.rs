@@ -1,6 +1,6 @@
 //! The filters' small store: a namespace per filter, bounded, with expiry.
 //!
-//! [`Memory`] lasts as long as the engine, over reloads. A store that outlives the process comes in by [`Kv`].
+//! The gate keeps it in its [`State`]; [`Memory`] is for `check`, benches and tests.
 
 use std::{
     collections::{BTreeMap, HashMap},
