@@ -336,11 +336,6 @@ impl<'a> Section<'a> {
 
     /// Refuses every key that was not asked for.
     pub(crate) fn finish(self) {
-        self.refuse_unknown();
-    }
-
-    /// As [`Section::finish`], for a table that is looked into once more.
-    pub(crate) fn refuse_unknown(&self) {
         let asked = self.asked.borrow();
         for (key, value) in self.table {
             let name = key.get_ref().as_ref();

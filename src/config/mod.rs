@@ -141,6 +141,7 @@ fn root(root: &Section<'_>) -> Option<Config> {
     let limits = listen.as_ref().map(|settings| settings.limits.clone()).unwrap_or_default();
     let context = route::Context {
         limits: &limits,
+        client_ca: listen.as_ref().and_then(|settings| settings.tls.as_ref()).map_or(&[], |tls| &tls.client_ca),
         catalogue: &catalogue,
         sets: &sets,
         filters: &root.opt_section("filters").map(|section| section.keys()).unwrap_or_default(),
@@ -153,7 +154,6 @@ fn root(root: &Section<'_>) -> Option<Config> {
     let names: Vec<String> = sections.iter().map(|(name, _)| name.clone()).collect();
     let routes: Vec<_> = sections.into_iter().map(|(name, section)| route::read(&name, section, &context)).collect();
     let table = check::table(root, &names, &routes);
-    root.refuse_unknown();
     check::names(root);
     // Every table has been read: only now may a missing one end it.
     let config = Config {

@@ -4,6 +4,7 @@ use std::{str::FromStr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE};
+use rustls_pki_types::CertificateDer;
 
 use crate::{
     choose, guard, listen,
@@ -18,6 +19,8 @@ use crate::{
 /// What a route's table may name, and what holds where it says nothing.
 pub(super) struct Context<'a> {
     pub(super) limits: &'a listen::Limits,
+    /// `client_ca` of [server.tls].
+    pub(super) client_ca: &'a [CertificateDer<'static>],
     pub(super) catalogue: &'a verify::Catalogue,
     pub(super) sets: &'a guard::allow::IpSets,
     /// Names of `[filters.NAME]`.
@@ -68,7 +71,7 @@ pub(super) fn read(name: &str, section: Section<'_>, context: &Context<'_>) -> O
     let ranges = |name: &str| context.catalogue.definition(name).map(|definition| definition.traits.ip_ranges.clone());
     let names = guard::allow::Names { sets: context.sets, ranges: &ranges, providers: &providers };
     let allow = guard::allow::Allow::read(&section, &names);
-    let client_cert = section.has("client_cert").then(|| guard::cert::Rule::read(&section));
+    let client_cert = section.has("client_cert").then(|| guard::cert::Rule::read(&section, context.client_ca));
     let lossy = provider.filter(|_| traits.retries == Some(verify::Retries::Never));
     let rate_limit = guard::rate::read(&section, lossy.map(|name| &**name));
     let verify_failures = guard::rate::read_failures(&section);

@@ -71,22 +71,25 @@ const ATTRIBUTES: &[(&str, &str)] = &[
 ];
 
 impl Rule {
-    /// Reads `client_cert` of a route: `ca`, a PEM file of one or more CA certificates; `subjects`, such as `"CN=hooks"` or
+    /// Reads `client_cert` of a route: `ca`, a PEM file of one or more CA certificates, by default `client_ca` of the server; `subjects`, such as `"CN=hooks"` or
     /// `"CN=hooks,O=Example"` (every part must stand in the subject); `sans`, such as `"dns:hooks.example.com"`, `"uri:spiffe://…"` or
     /// `"email:…"`. One name of the two lists is enough; without any, every certificate of the CA may call.
-    pub(crate) fn read(route: &Section<'_>) -> Option<Self> {
+    pub(crate) fn read(route: &Section<'_>, client_ca: &[CertificateDer<'static>]) -> Option<Self> {
         let section = route.opt_section("client_cert")?;
-        let verifier = section.file("ca").map(|(path, pem)| {
-            roots(&pem)
-                .and_then(|roots| {
-                    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().map_err(|why| why.to_string())
-                })
-                .map_err(|why| section.problem("ca", format!("{} is no CA: {why}", path.display()), "name a PEM file with the CA's certificates"))
-        });
-        if !section.has("ca") {
-            section.problem("ca", "`client_cert` names no CA", "add ca = \"tls/clients.pem\"");
-        }
+        let verifier = if section.has("ca") {
+            section.file("ca").map(|(path, pem)| {
+                let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+                read.map_err(|why| why.to_string())
+                    .and_then(|certs| verifier(&certs))
+                    .map_err(|why| section.problem("ca", format!("{} is no CA: {why}", path.display()), "name a PEM file with the CA's certificates"))
+            })
+        } else if client_ca.is_empty() {
+            section.problem("ca", "`client_cert` names no CA", "add ca = \"tls/clients.pem\", here or as `client_ca` of [server.tls]");
+            None
+        } else {
+            // Judged where it was read.
+            Some(verifier(client_ca).map_err(|why| section.problem("ca", format!("`client_ca` is no CA: {why}"), "")))
+        };
         let mut allowed = names(&section, "subjects", subject);
         allowed.extend(names(&section, "sans", alternative));
         section.finish();
@@ -139,13 +142,16 @@ pub(crate) fn shown(tls: &Tls) -> Option<Arc<str>> {
     Some(cert.subject().to_string().into())
 }
 
-fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
+fn verifier(cas: &[CertificateDer<'static>]) -> Result<Arc<dyn ClientCertVerifier>, String> {
     let mut roots = RootCertStore::empty();
-    for cert in CertificateDer::pem_slice_iter(pem) {
-        let cert = cert.map_err(|why| why.to_string())?;
-        roots.add(cert).map_err(|why| why.to_string())?;
+    for cert in cas {
+        roots.add(cert.clone()).map_err(|why| why.to_string())?;
     }
-    if roots.is_empty() { Err("there is no certificate in it".to_owned()) } else { Ok(roots) }
+    if roots.is_empty() {
+        return Err("there is no certificate in it".to_owned());
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().map_err(|why| why.to_string())
 }
 
 impl Name {
@@ -274,7 +280,7 @@ mod tests {
         let reader = Reader::new(Source { name: "t.toml".into(), text }, Inputs::memory(&[], &[("ca.pem", pem.as_bytes())]));
         let table = reader.parse();
         let root = reader.root(&table);
-        let rule = Rule::read(&root);
+        let rule = Rule::read(&root, &[]);
         root.finish();
         (rule, reader.problems().iter().map(ToString::to_string).collect())
     }
@@ -324,6 +330,23 @@ mod tests {
         plain.tls = None;
         let (rule, _) = read(&ours.pem, "");
         assert!(rule.expect("no problems").check(&plain, Clock::hand(NOW).now()).is_err());
+    }
+
+    #[test]
+    fn the_servers_client_ca_stands_in() {
+        let ours = ca("Ours");
+        let client_ca = vec![CertificateDer::from_pem_slice(ours.pem.as_bytes()).expect("PEM")];
+        let read = |client_ca: &[CertificateDer<'static>]| {
+            let text = "client_cert = { subjects = [\"CN=hooks\"] }".to_owned();
+            let reader = Reader::new(Source { name: "t.toml".into(), text }, Inputs::memory(&[], &[]));
+            let table = reader.parse();
+            let rule = Rule::read(&reader.root(&table), client_ca);
+            (rule, reader.problems().len())
+        };
+        assert!(matches!(read(&[]), (None, 1)));
+        let (rule, problems) = read(&client_ca);
+        assert_eq!(problems, 0);
+        assert!(rule.expect("no problems").check(&conn(leaf(&ours, |_| ())), Clock::hand(NOW).now()).is_ok());
     }
 
     #[test]
