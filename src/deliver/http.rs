@@ -191,7 +191,7 @@ impl Http {
 
     fn failed(&self, endpoint: &Endpoint, connection: &Connection, why: &hyper::Error, never_sent: bool) -> Failure {
         if connection.has_overflowed() {
-            return Failure::Invalid { why: "its head, interim answers included, is larger than 64 KiB".to_owned() };
+            return Failure::Invalid { why: "too much came before its head was complete: interim answers without end".to_owned() };
         }
         if why.is_parse() || connection.has_received() || was_reset(why) {
             return Failure::Invalid { why: chain(why) };

@@ -31,8 +31,12 @@ const MOST_IDLE: usize = 64;
 /// Workers beyond this share shelves.
 const SHELVES: usize = 16;
 
-/// What a receiver may send before its answer's head is complete, interim answers included.
-const HEAD_BYTES: u64 = 64 << 10;
+/// The largest head of an answer.
+const HEAD_BYTES: u32 = 64 << 10;
+
+/// What a receiver may send before its answer's head is complete, interim answers included: more than one head, because the read
+/// that ends it may bring the start of the body, and hyper reads up to 400 KB at once.
+const H1_BYTES: u64 = 1 << 20;
 
 /// The same for all the streams of one HTTP/2 connection, between two steps of progress of any of them.
 const H2_BYTES: u64 = 4 << 20;
@@ -76,15 +80,15 @@ impl Connection {
             let mut builder = http2::Builder::new(TokioExecutor::new());
             builder
                 .timer(TokioTimer::new())
-                .max_header_list_size(HEAD_BYTES as u32)
+                .max_header_list_size(HEAD_BYTES)
                 .keep_alive_interval(Duration::from_secs(20))
                 .keep_alive_timeout(Duration::from_secs(10));
             let (sender, connection) = builder.handshake(io).await?;
             tokio::spawn(connection);
             return Ok(Self::H2 { sender, gauge });
         }
-        gauge.allow(HEAD_BYTES);
-        let (sender, connection) = http1::Builder::new().max_buf_size(HEAD_BYTES as usize).handshake(io).await?;
+        gauge.allow(H1_BYTES);
+        let (sender, connection) = http1::Builder::new().max_header_size(HEAD_BYTES as usize).handshake(io).await?;
         tokio::spawn(connection);
         Ok(Self::H1 { sender, gauge })
     }
@@ -110,7 +114,7 @@ impl Connection {
     pub(super) async fn send(&mut self, request: Request<Chunks>) -> Result<Response<Incoming>, TrySendError<Request<Chunks>>> {
         match self {
             Self::H1 { sender, gauge } => {
-                gauge.allow(HEAD_BYTES);
+                gauge.allow(H1_BYTES);
                 let response = sender.try_send_request(request).await?;
                 // From here on the body's own bound counts.
                 gauge.allow(u64::MAX);
@@ -284,7 +288,7 @@ impl AsyncRead for Metered {
             let read = self.gauge.read.fetch_add(count, Relaxed).saturating_add(count);
             if read > self.gauge.allowed.load(Relaxed) {
                 self.gauge.overflowed.store(true, Relaxed);
-                return Poll::Ready(Err(io::Error::other("more bytes than an answer's head may have")));
+                return Poll::Ready(Err(io::Error::other("more bytes than may come before an answer")));
             }
         }
         polled

@@ -262,6 +262,34 @@ async fn floods_before_the_answer_are_cut() {
     }
 }
 
+/// The bound on what may come before an answer counts no body.
+#[tokio::test]
+async fn large_answers_right_behind_their_head_are_taken() {
+    const SIZE: usize = 900_000;
+    let address = receiver(|mut stream, _| async move {
+        while request(&mut stream).await.is_some() {
+            let mut answer = format!("HTTP/1.1 200 OK\r\nx-pad: {}\r\ncontent-length: {SIZE}\r\n\r\n", "p".repeat(60_000)).into_bytes();
+            answer.resize(answer.len() + SIZE, b'x');
+            let (start, rest) = answer.split_at(100);
+            let _ = stream.write_all(start).await;
+            tokio::task::yield_now().await;
+            let _ = stream.write_all(rest).await;
+        }
+    })
+    .await;
+    let destination = open_url(&format!("http://{address}/"));
+    for _ in 0..5 {
+        assert_eq!(destination.send(&event("{}"), false, 1).await.expect("an answer").body.len(), SIZE);
+    }
+    let address = receiver(|mut stream, _| async move {
+        request(&mut stream).await;
+        let _ = stream.write_all(format!("HTTP/1.1 200 OK\r\nx-pad: {}\r\n\r\n", "p".repeat(70_000)).as_bytes()).await;
+    })
+    .await;
+    let failure = open_url(&format!("http://{address}/")).send(&event("{}"), false, 1).await.expect_err("too large a head");
+    assert_eq!(failure.reason(), Reason::UpstreamInvalid, "{failure}");
+}
+
 #[tokio::test]
 async fn endless_answers_are_cut() {
     let address = receiver(|mut stream, _| async move {
