@@ -142,6 +142,7 @@ fn root(root: &Section<'_>) -> Option<Config> {
     let context = route::Context {
         limits: &limits,
         client_ca: listen.as_ref().and_then(|settings| settings.tls.as_ref()).map_or(&[], |tls| &tls.client_ca),
+        body_given: root.opt_section("server").and_then(|server| server.opt_section("limits")).is_some_and(|limits| limits.has("body")),
         catalogue: &catalogue,
         sets: &sets,
         filters: &root.opt_section("filters").map(|section| section.keys()).unwrap_or_default(),

@@ -21,6 +21,8 @@ pub(super) struct Context<'a> {
     pub(super) limits: &'a listen::Limits,
     /// `client_ca` of [server.tls].
     pub(super) client_ca: &'a [CertificateDer<'static>],
+    /// `[server.limits] body` stands in the file: what a preset knows of its provider then changes nothing.
+    pub(super) body_given: bool,
     pub(super) catalogue: &'a verify::Catalogue,
     pub(super) sets: &'a guard::allow::IpSets,
     /// Names of `[filters.NAME]`.
@@ -75,7 +77,7 @@ pub(super) fn read(name: &str, section: Section<'_>, context: &Context<'_>) -> O
     let lossy = provider.filter(|_| traits.retries == Some(verify::Retries::Never));
     let rate_limit = guard::rate::read(&section, lossy.map(|name| &**name));
     let verify_failures = guard::rate::read_failures(&section);
-    let (head, body) = limits(&section, context.limits, &traits);
+    let (head, body) = limits(&section, context, &traits);
     let query = section.strings("query");
     let replay = replay::read(&section, verify.as_ref().and_then(verify::Plan::attempt_window));
     let validate = validate::Rule::read(&section);
@@ -116,10 +118,13 @@ pub(super) fn read(name: &str, section: Section<'_>, context: &Context<'_>) -> O
     })
 }
 
-/// `limits = { body, body_timeout, headers }`: the route's own, else what the provider is known to send at most, else the server's.
-fn limits(route: &Section<'_>, server: &listen::Limits, traits: &verify::Traits) -> (guard::head::Limits, receive::Limits) {
+/// `limits = { body, body_timeout, headers }`: the route's own, else the server's as the file has it, else what the provider is known to
+/// send at most, else the server's default.
+fn limits(route: &Section<'_>, context: &Context<'_>, traits: &verify::Traits) -> (guard::head::Limits, receive::Limits) {
+    let server = context.limits;
+    let known = traits.max_body.filter(|_| !context.body_given);
     let mut head = guard::head::Limits { header_bytes: server.header_bytes as u64, ..guard::head::Limits::default() };
-    let mut body = receive::Limits { body: server.body.max(traits.max_body.unwrap_or(0)), timeout: server.body_timeout };
+    let mut body = receive::Limits { body: known.unwrap_or(server.body), timeout: server.body_timeout };
     if let Some(section) = route.opt_section("limits") {
         body.body = section.size_or("body", body.body);
         body.timeout = section.duration_or("body_timeout", body.timeout);
