@@ -1,19 +1,22 @@
 //! Which of several receivers comes next, and which are left alone for a while. Pure: time is an argument.
 //!
-//! The least busy of those that are up; of equals the one that waited longest. A receiver is down after one failed connect, or after
-//! [`TIMEOUTS`] unanswered requests in a row, for a time that doubles from [`FIRST`] to [`LONGEST`]. When that time is over it is
-//! knocked at with a connection of its own before it gets a request again. Are all down, the one that is due first is tried: a
-//! request is never refused untried.
+//! The least busy of those that are up; of equals the one that waited longest. A receiver is down after a failed connect, for a time
+//! that doubles from [`REFUSED`] to [`LONGEST`], or after a request without an answer in time, from [`SILENT`] on: one that hangs costs
+//! each trial a request, one that is gone costs none. When that time is over it is knocked at with a connection of its own, and then
+//! tried with one request at a time until it answers. Are all down, the one that is due first is tried: a request is never refused
+//! untried.
 
 use std::time::Duration;
 
 use crate::clock::Mono;
 
-pub(super) const FIRST: Duration = Duration::from_secs(1);
-pub(super) const LONGEST: Duration = Duration::from_secs(30);
+/// The first wait after a failed connect.
+pub(super) const REFUSED: Duration = Duration::from_secs(1);
 
-/// Requests in a row without an answer in time: one alone may be the request's own fault.
-pub(super) const TIMEOUTS: u32 = 2;
+/// The first wait after a timeout.
+pub(super) const SILENT: Duration = Duration::from_secs(10);
+
+pub(super) const LONGEST: Duration = Duration::from_secs(60);
 
 /// How many receivers one destination may have: the ones tried are bits.
 pub(super) const MOST: usize = 64;
@@ -23,7 +26,8 @@ struct Peer {
     in_flight: u32,
     /// The turn at which it was last chosen.
     chosen: u64,
-    timeouts: u32,
+    /// It was knocked at, and has not answered a request since.
+    on_trial: bool,
     down: Option<Down>,
     /// The last wait; doubled by the next failure, forgotten by a success.
     wait: Duration,
@@ -69,7 +73,8 @@ impl Balance {
     /// The next receiver that is not among `tried`; counted as in flight until [`Balance::ended`].
     pub(super) fn pick(&mut self, tried: u64, now: Mono) -> Option<Pick> {
         let untried = |at: &usize| tried & (1 << at) == 0;
-        let up = (0..self.peers.len()).filter(untried).filter(|at| self.peers[*at].down.is_none());
+        let is_up = |at: &usize| self.peers[*at].down.is_none() && !(self.peers[*at].on_trial && self.peers[*at].in_flight > 0);
+        let up = (0..self.peers.len()).filter(untried).filter(is_up);
         let peer = up.min_by_key(|at| (self.peers[*at].in_flight, self.peers[*at].chosen)).or_else(|| {
             let down = (0..self.peers.len()).filter(untried);
             down.min_by_key(|at| (self.peers[*at].down.map(|down| down.until), self.peers[*at].in_flight))
@@ -93,9 +98,9 @@ impl Balance {
     /// How a knock ended.
     pub(super) fn knocked(&mut self, peer: usize, opened: bool, now: Mono) {
         if opened {
-            // An open door is no answer: the next timeouts count on, and the wait is kept until a request is answered.
+            // An open door is no answer: the wait is kept until a request is answered.
             self.peers[peer].down = None;
-            self.peers[peer].timeouts = self.peers[peer].timeouts.min(TIMEOUTS - 1);
+            self.peers[peer].on_trial = true;
         } else {
             self.learn(peer, Health::Unreachable, now);
         }
@@ -103,22 +108,18 @@ impl Balance {
 
     fn learn(&mut self, peer: usize, health: Health, now: Mono) {
         let peer = &mut self.peers[peer];
-        let fell = match health {
+        let first = match health {
             Health::Unknown => return,
             Health::Answered => {
-                (peer.down, peer.timeouts, peer.wait) = (None, 0, Duration::ZERO);
+                (peer.down, peer.on_trial, peer.wait) = (None, false, Duration::ZERO);
                 return;
             }
-            Health::Unreachable => true,
-            Health::TimedOut => {
-                peer.timeouts += 1;
-                peer.timeouts >= TIMEOUTS
-            }
+            Health::Unreachable => REFUSED,
+            Health::TimedOut => SILENT,
         };
         // Requests that were under way when it fell tell nothing new.
-        let known = peer.down.is_some_and(|down| !down.knocking && down.until > now);
-        if fell && !known {
-            peer.wait = (peer.wait * 2).clamp(FIRST, LONGEST);
+        if !peer.down.is_some_and(|down| !down.knocking && down.until > now) {
+            peer.wait = (peer.wait * 2).clamp(first, LONGEST);
             peer.down = Some(Down { until: now.plus(peer.wait), knocking: false });
         }
     }
@@ -171,16 +172,20 @@ mod tests {
     }
 
     #[test]
-    fn one_unanswered_request_proves_nothing() {
+    fn the_silent_rests_longer_and_is_tried_with_one_request() {
         let mut balance = Balance::new(2);
-        let fail = |balance: &mut Balance, now| balance.learn(0, Health::TimedOut, now);
-        fail(&mut balance, at(0));
-        assert_eq!(balance.pick(0, at(0)).map(|pick| pick.peer), Some(0));
-        fail(&mut balance, at(1));
-        assert_eq!(answered(&mut balance, 2, at(2)), [1, 1]);
-        balance.knocked(0, true, at(1001));
-        fail(&mut balance, at(1002));
-        assert_eq!(answered(&mut balance, 2, at(1003)), [1, 1], "an open door alone does not forgive");
+        balance.learn(0, Health::TimedOut, at(0));
+        assert_eq!(answered(&mut balance, 2, at(9_999)), [1, 1]);
+        assert_eq!(balance.pick(0, at(10_000)).and_then(|pick| pick.knock), Some(0));
+        balance.knocked(0, true, at(10_001));
+        assert_eq!(balance.pick(0, at(10_002)).map(|pick| pick.peer), Some(0), "one request finds out");
+        assert_eq!(balance.pick(0, at(10_003)).map(|pick| pick.peer), Some(1), "while the others stay away");
+        balance.ended(0, Health::TimedOut, at(11_000));
+        assert_eq!(balance.peers[0].down.expect("down").until, at(31_000), "an open door alone does not forgive");
+        balance.knocked(0, true, at(31_000));
+        balance.pick(0, at(31_001));
+        balance.ended(0, Health::Answered, at(31_002));
+        assert_eq!((balance.peers[0].wait, balance.peers[0].on_trial), (Duration::ZERO, false));
     }
 
     #[test]
@@ -204,9 +209,9 @@ mod tests {
             waits.push(until.since(at(now)).as_secs());
             now = until.0 / 1_000_000;
         }
-        assert_eq!(waits, [1, 2, 4, 8, 16, 30, 30]);
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60]);
         balance.learn(0, Health::Answered, at(now));
         balance.learn(0, Health::Unreachable, at(now));
-        assert_eq!(balance.peers[0].wait, FIRST);
+        assert_eq!(balance.peers[0].wait, REFUSED);
     }
 }

@@ -325,9 +325,9 @@ async fn the_timeout_holds_from_connect_to_the_last_byte() {
     })
     .await;
     for (address, phase) in [(silent, Phase::Waiting), (half, Phase::Waiting), (drip, Phase::Reading)] {
-        let destination = open(&format!("url = \"http://{address}/\"\ntimeout = \"300ms\""), &[]);
+        let destination = open(&format!("url = \"http://{address}/\"\ntimeout = \"1s\""), &[]);
         let failure = destination.send(&event("{}"), false, 1).await.expect_err("too slow");
-        assert_eq!(failure, Failure::TimedOut { after: Duration::from_millis(300), phase });
+        assert_eq!(failure, Failure::TimedOut { after: Duration::from_secs(1), phase });
         assert_eq!(failure.reason(), Reason::UpstreamTimeout);
     }
     // A receiver that never takes the body either.
@@ -648,6 +648,22 @@ async fn one_of_three_down_fails_no_request() {
     let destination = open(&format!("urls = [\"http://{dead}/\", \"http://{dead}/other\"]"), &[]);
     let failure = destination.send(&event("{}"), false, 1).await.expect_err("nobody answers");
     assert_eq!(failure.reason(), Reason::UpstreamUnreachable);
+}
+
+#[tokio::test]
+async fn a_receiver_that_hangs_costs_one_request() {
+    let (first, second) = (answering(OK).await, answering(OK).await);
+    let silent = receiver(|stream, _| async move {
+        std::future::pending::<()>().await;
+        drop(stream);
+    })
+    .await;
+    let destination = open(&format!("urls = [\"http://{silent}/\", \"http://{first}/\", \"http://{second}/\"]\ntimeout = \"3s\""), &[]);
+    let mut failures = Vec::new();
+    for _ in 0..40 {
+        failures.extend(destination.send(&event("{}"), false, 1).await.err());
+    }
+    assert_eq!(failures, [Failure::TimedOut { after: Duration::from_secs(3), phase: Phase::Waiting }]);
 }
 
 #[tokio::test]
