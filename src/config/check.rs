@@ -89,10 +89,10 @@ pub(super) fn across(root: &Section<'_>, config: &Config) {
             section.warn(if section.has("urls") { "urls" } else { "url" }, PLAIN, "use https://, unless the network between is your own");
         }
     }
-    if config.listen.tls.is_none() {
-        if let Some(server) = root.opt_section("server") {
-            server.warn("tls", "webhooks arrive in plain HTTP", "have TLS end in front of the gate, on the same machine or network");
-        }
+    if config.listen.tls.is_none()
+        && let Some(server) = root.opt_section("server")
+    {
+        server.warn("tls", "webhooks arrive in plain HTTP", "have TLS end in front of the gate, on the same machine or network");
     }
 }
 
