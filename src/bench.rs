@@ -5,7 +5,6 @@ use std::{path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header::CONTENT_TYPE};
 
-pub use crate::{condition::bench::ConditionCall, filter::bench::FilterCall};
 use crate::{
     clock::Clock,
     event::EventId,
@@ -20,6 +19,7 @@ use crate::{
         sign::{Wishes, sign},
     },
 };
+pub use crate::{condition::bench::ConditionCall, filter::bench::FilterCall};
 
 const NOW_MS: i64 = 1_760_000_000_000;
 

@@ -214,6 +214,20 @@ mod tests {
     }
 
     #[test]
+    fn the_reference_names_every_end_with_its_status() {
+        let reference = include_str!("../docs/reasons.md");
+        let rows = |code: &str| reference.lines().filter(|line| line.starts_with(&format!("| `{code}` |"))).collect::<Vec<_>>();
+        for reason in Reason::ALL {
+            let status = super::status(*reason).as_u16();
+            let right = format!("| `{reason}` | {status} |");
+            assert!(rows(reason.code()).iter().any(|row| row.starts_with(&right)), "docs/reasons.md does not say {right}");
+        }
+        for code in Ending::ALL.iter().map(|ending| ending.code()).chain(crate::listen::Fault::ALL.iter().map(|fault| fault.code())) {
+            assert!(!rows(code).is_empty(), "docs/reasons.md does not say {code}");
+        }
+    }
+
+    #[test]
     fn limits_say_when_to_come_back() {
         let extra = Extra::Limit { wait: Duration::from_millis(1200), policy: "ip", quota: 10, window: Duration::from_secs(60) };
         let response = refusal(&Reject::new(Reason::RateLimited, "").with(extra), EventId::new());

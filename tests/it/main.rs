@@ -3,6 +3,7 @@
 mod cli;
 mod client_address;
 mod delivery;
+mod docs;
 mod filters;
 mod framing;
 mod http2;
