@@ -241,15 +241,15 @@ impl<S: Serve> Session<S> {
             Err(why) => Work::Refused(self.serve.refuse(call, why)),
         };
         async move {
-            let (mut response, guard) = match work {
+            let mut response = match work {
                 Work::Running(detached) => detached.await,
-                Work::Refused(response) => (response, None),
+                Work::Refused(response) => response,
             };
             if closes || (http1 && active.watch.unfinished(number)) {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             let piece = if http1 { usize::MAX } else { H2_PIECE };
-            Ok(response.map(|body| AnswerBody { body, rest: Bytes::new(), piece, _active: active.answered(), _guard: guard }))
+            Ok(response.map(|body| AnswerBody { body, rest: Bytes::new(), piece, _active: active.answered() }))
         }
     }
 
@@ -291,7 +291,7 @@ enum Work<S: Serve> {
     Refused(Response<Full<Bytes>>),
 }
 
-type Answered = Result<(Response<Full<Bytes>>, RequestGuard), Box<dyn std::any::Any + Send>>;
+type Answered = Result<Response<Full<Bytes>>, Box<dyn std::any::Any + Send>>;
 
 /// A request's work, which goes on in a task of its own if the connection ends first.
 struct Detached<S: Serve> {
@@ -305,13 +305,18 @@ impl<S: Serve> Detached<S> {
     fn new(serve: Arc<S>, call: Call, guard: RequestGuard) -> Self {
         let (conn, id) = (Arc::clone(&call.conn), call.id);
         let calling = AssertUnwindSafe(Arc::clone(&serve).call(call)).catch_unwind();
-        let work = Box::pin(async move { calling.await.map(|response| (response, guard)) });
+        // The place in the budget is for the work: a sender that does not take its answer holds only its connection.
+        let work = Box::pin(async move {
+            let answered = calling.await;
+            drop(guard);
+            answered
+        });
         Self { work: Some(work), serve, conn, id }
     }
 }
 
 impl<S: Serve> Future for Detached<S> {
-    type Output = (Response<Full<Bytes>>, Option<RequestGuard>);
+    type Output = Response<Full<Bytes>>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
@@ -319,8 +324,8 @@ impl<S: Serve> Future for Detached<S> {
         let Poll::Ready(answered) = work.as_mut().poll(cx) else { return Poll::Pending };
         this.work = None;
         Poll::Ready(match answered {
-            Ok((response, guard)) => (response, Some(guard)),
-            Err(_) => (this.serve.panicked(this.id, &this.conn), None),
+            Ok(response) => response,
+            Err(_) => this.serve.panicked(this.id, &this.conn),
         })
     }
 }
@@ -430,13 +435,12 @@ impl Drop for RequestBody {
 /// How much of an answer HTTP/2 is given at once: it keeps what the peer's windows do not let out, and a piece is little to keep.
 const H2_PIECE: usize = 16 << 10;
 
-/// An answer's body, which holds the request's place in the budget until it is given to the socket.
+/// An answer's body, which counts as unsent until it is given to the socket.
 pub(super) struct AnswerBody {
     body: Full<Bytes>,
     rest: Bytes,
     piece: usize,
     _active: Active,
-    _guard: Option<RequestGuard>,
 }
 
 impl Body for AnswerBody {

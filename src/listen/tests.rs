@@ -274,6 +274,7 @@ async fn answers_must_be_taken() {
     let (mut sender, connection) = builder.handshake(TokioIo::new(gate.connect().await)).await.expect("HTTP/2");
     let connection = tokio::spawn(connection);
     let unread = sender.send_request(get("http://a/big")).await.expect("a head");
+    assert_eq!(gate.running.control().budget().requests(), 0, "an answer that is not taken holds no place among the requests");
     assert_eq!(gate.fault().await, Fault::AnswerNotTaken);
     drop((unread, connection.await));
 }
