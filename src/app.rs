@@ -275,10 +275,6 @@ async fn serve(path: &Path, config: Config, state_dir: PathBuf, clock: Clock, re
         move || gate.state.health().ready()
     });
     readiness.check("audit", {
-        let audit = gate.audit.clone();
-        move || if audit.accepting() { Ok(()) } else { Err("the audit file cannot be written, and `on_error` is \"refuse\"".to_owned()) }
-    });
-    readiness.check("audit", {
         let gate = gate.clone();
         move || if gate.audit.accepting() { Ok(()) } else { Err("the audit file cannot be written".to_owned()) }
     });
