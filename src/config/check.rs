@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Config, RouteConfig};
-use crate::{route, section::Section};
+use crate::{clock::Clock, route, section::Section};
 
 /// The table of all routes; a problem where two of them would take the same requests.
 pub(super) fn table(root: &Section<'_>, names: &[String], routes: &[Option<RouteConfig>]) -> Option<route::Table> {
@@ -46,6 +46,7 @@ pub(super) fn names(root: &Section<'_>) {
 /// Warns of what is weak, or of no effect, once everything is read.
 pub(super) fn across(root: &Section<'_>, config: &Config) {
     let Some(routes) = root.opt_section("routes") else { return };
+    let now = Clock::system().now();
     for route in &config.routes {
         let Some(section) = routes.opt_section(&route.name) else { continue };
         if route.client_cert.is_some() && config.listen.tls.is_none() && route.enforce.client_cert {
@@ -57,6 +58,17 @@ pub(super) fn across(root: &Section<'_>, config: &Config) {
         }
         if route.verify.is_none() {
             section.warn("verify", "anybody may send here: `verify` is \"none\"", "guard the route with `allow_ips` or `client_cert`, or verify the sender");
+        }
+        for label in route.verify.expired(now.wall_ms) {
+            section.warn("verify", format!("the secret {label} verifies nothing any more: its `not_after` is over"), "remove it, or give a new one");
+        }
+        let twin = config.routes.iter().take_while(|other| other.name != route.name).find(|other| route.verify.accepts_what_is_meant_for(&other.verify));
+        if let Some(twin) = twin {
+            section.warn(
+                "verify",
+                format!("what is signed for the route `{}` is accepted here too: one secret, and the signature does not cover the URL", twin.name),
+                "give each route a secret of its own",
+            );
         }
         let has_window = route.verify.attempt_window().is_some();
         match &route.replay {

@@ -272,6 +272,20 @@ mod tests {
 
     #[test]
     fn what_can_never_work_or_is_open_on_the_way_is_said() {
+        let old = said(&LEAST.replace(
+            "secret = \"env:SECRET\"",
+            "secrets = [\"env:SECRET\", { from = \"literal:another secret of some length\", label = \"old\", not_after = 2001-01-01 }]",
+        ));
+        assert_eq!(
+            old.last().map(String::as_str),
+            Some("W routes.github.verify: the secret old verifies nothing any more: its `not_after` is over"),
+            "{old:?}"
+        );
+        let shared = said(&format!("{LEAST}{}", LEAST.replace("github]", "b]").replace("/github", "/b")));
+        assert_eq!(
+            shared,
+            ["W routes.b.verify: what is signed for the route `github` is accepted here too: one secret, and the signature does not cover the URL"]
+        );
         let plain = said(&LEAST.replace("127.0.0.1:3000", "receiver.example:3000"));
         assert_eq!(plain, ["W routes.github.deliver: events travel to another machine in plain HTTP"]);
         let header = said(&format!("{LEAST}[destinations.a]\nurl = \"https://a.example\"\nheaders = {{ Authorization = \"Bearer x\" }}\n"));

@@ -79,6 +79,8 @@ pub(crate) struct Plan {
     definition: Option<Arc<Definition>>,
     forms: Vec<Bound>,
     labels: Vec<Arc<str>>,
+    /// For what `check` says of them; the forms hold keys made of them.
+    secrets: Vec<Secret>,
 }
 
 /// One form of a provider's requests, with its keys.
@@ -238,7 +240,7 @@ fn params(section: &Section<'_>, definition: Option<&Arc<Definition>>) -> Option
 impl Plan {
     /// `verify = "none"`: anybody may send.
     pub(crate) fn none() -> Self {
-        Self { definition: None, forms: Vec::new(), labels: Vec::new() }
+        Self { definition: None, forms: Vec::new(), labels: Vec::new(), secrets: Vec::new() }
     }
 
     /// Binds a definition to secrets. `variants` narrows its forms by name; `tolerance` replaces that of its signed times. The error
@@ -296,7 +298,8 @@ impl Plan {
         if secrets.is_empty() || forms.is_empty() {
             return Err("nothing could be verified: there is no secret, or no form of the provider is left".to_owned());
         }
-        Ok(Self { definition: Some(definition.clone()), forms, labels: secrets.iter().map(|secret| secret.label().clone()).collect() })
+        let labels = secrets.iter().map(|secret| secret.label().clone()).collect();
+        Ok(Self { definition: Some(definition.clone()), forms, labels, secrets: secrets.to_vec() })
     }
 
     /// Says what is weak about it.
@@ -346,6 +349,24 @@ impl Plan {
 
     pub(crate) fn provider(&self) -> Option<&Arc<str>> {
         self.definition.as_ref().map(|definition| &definition.name)
+    }
+
+    /// Whether a request that was signed for this route would be accepted by the other too: one provider, a secret of both, and a
+    /// signature that does not cover the URL.
+    pub(crate) fn accepts_what_is_meant_for(&self, other: &Self) -> bool {
+        let names_its_url = |form: &Bound| match &form.ready {
+            Ready::Signature(engine) => engine.recipe.signed.iter().all(template::Template::covers_path),
+            Ready::Token(..) | Ready::Basic(_) => false,
+        };
+        self.provider().is_some()
+            && self.provider() == other.provider()
+            && !self.forms.iter().all(names_its_url)
+            && self.secrets.iter().any(|secret| other.secrets.iter().any(|theirs| theirs.expose() == secret.expose()))
+    }
+
+    /// The labels of the secrets whose `not_after` is over.
+    pub(crate) fn expired(&self, now_ms: i64) -> impl Iterator<Item = &Arc<str>> {
+        self.secrets.iter().filter(move |secret| secret.not_after().is_some_and(|end| end < now_ms)).map(Secret::label)
     }
 
     /// The labels of its secrets, for metrics.

@@ -220,6 +220,11 @@ impl Template {
         self.parts.iter().any(|part| matches!(part, Part::Url(_) | Part::Target | Part::QuerySorted))
     }
 
+    /// Whether the path is signed, so that a request for one route does not fit another.
+    pub(super) fn covers_path(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::Url(_) | Part::UrlBase | Part::Path | Part::Target))
+    }
+
     /// The places whose values are signed by themselves.
     pub(super) fn places(&self) -> impl Iterator<Item = &Place> {
         self.parts.iter().filter_map(|part| match part {
