@@ -713,6 +713,113 @@ mod tests {
         assert_eq!(&stored(&open(&model.cut(0), &clock)).await.body[..], b"second");
     }
 
+    // -- everything at once --
+
+    /// What a key's record must be, by the contract.
+    #[derive(Clone, Debug, Default)]
+    struct Expected {
+        event_id: Option<EventId>,
+        done: bool,
+        branches: Vec<&'static str>,
+        /// Monotonic seconds of the hand clock.
+        until: u64,
+    }
+
+    /// Walks through claims, ends, restarts, power cuts, failed syncs and clock steps as the seed says, and compares each claim.
+    async fn walk(seed: u64, steps: usize) {
+        const BRANCHES: [&str; 3] = ["billing", "bus", "audit"];
+        let clock = Clock::hand(WALL);
+        let mut model = Model::new();
+        let mut state = open_with(&model, &clock, &settings(Duration::ZERO));
+        let mut expected: std::collections::BTreeMap<u64, Expected> = std::collections::BTreeMap::new();
+        let mut flying: Vec<(u64, Claimed)> = Vec::new();
+        let mut bits = seed | 1;
+        let mut roll = |sides: u64| {
+            bits ^= bits << 13;
+            bits ^= bits >> 7;
+            bits ^= bits << 17;
+            bits % sides
+        };
+        for step in 0..steps {
+            let secs = clock.mono().0 / 1_000_000_000;
+            match roll(14) {
+                0..6 => {
+                    let key = roll(12);
+                    let live = expected.get(&key).filter(|record| record.until > secs).cloned();
+                    let about = format!("seed {seed}, step {step}, key {key}: {live:?}");
+                    match claim_key(&state, &rule(), &key.to_le_bytes()).await {
+                        Ok(Claim::Mine(claimed)) => {
+                            assert!(!flying.iter().any(|(other, _)| *other == key), "two deliver at once: {about}");
+                            match live {
+                                Some(record) => {
+                                    assert!(!record.done && record.event_id == Some(claimed.event_id()), "{about}");
+                                    BRANCHES.iter().for_each(|name| assert_eq!(claimed.branch_done(name), record.branches.contains(name), "{name}: {about}"));
+                                }
+                                None => assert!(!claimed.is_retry(), "{about}"),
+                            }
+                            flying.push((key, claimed));
+                        }
+                        Ok(Claim::Done(stored)) => {
+                            let record = live.unwrap_or_else(|| panic!("done out of nothing: {about}"));
+                            assert!(record.done && record.event_id == Some(stored.event_id), "{about}");
+                            assert_eq!(&stored.body[..], b"made", "{about}");
+                        }
+                        Err(why) => assert!(why.reason == Reason::InFlight && flying.iter().any(|(other, _)| *other == key), "{why}: {about}"),
+                    }
+                }
+                6..10 if !flying.is_empty() => {
+                    let (key, claimed) = flying.swap_remove(roll(flying.len() as u64) as usize);
+                    let record = expected.entry(key).or_default();
+                    // What was not there when it was claimed, or had expired, is no part of it.
+                    if !claimed.is_retry() {
+                        *record = Expected::default();
+                    }
+                    record.event_id = Some(claimed.event_id());
+                    record.until = secs + 3601;
+                    for name in BRANCHES {
+                        let ok = roll(2) == 0;
+                        if !claimed.branch_done(name) {
+                            claimed.record_branch(name, ok);
+                            record.branches.extend(ok.then_some(name));
+                        }
+                    }
+                    match roll(3) {
+                        0 => claimed.failed().await,
+                        1 => drop(claimed),
+                        _ => {
+                            claimed.done(&answer("made")).await.expect("the store works");
+                            record.done = true;
+                        }
+                    }
+                }
+                10 => {
+                    state.flush().await.expect("the store works");
+                    // The process is gone with what it was delivering; the records before that stand.
+                    flying.drain(..).for_each(|(_, mut claimed)| claimed.ticket = None);
+                    let cut = model.cut(roll(u64::MAX));
+                    drop(state);
+                    model = cut;
+                    state = open_with(&model, &clock, &settings(Duration::ZERO));
+                }
+                11 => {
+                    model.fail_syncs(1 + roll(3));
+                    let _ = state.flush().await;
+                    model.fail_syncs(0);
+                    wait_ready(&state).await;
+                }
+                12 => clock.advance(Duration::from_secs(roll(1500))),
+                _ => state.tick(),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn random_walks_keep_the_contract() {
+        for seed in 1..=4 {
+            walk(seed * 0x9E37_79B9, 300).await;
+        }
+    }
+
     // -- settings, keys --
 
     fn read_rule(text: &str, tolerance: Option<u64>) -> (Option<Rule>, Vec<String>) {

@@ -90,7 +90,6 @@ impl Namespaces {
     }
 
     /// The change, or `None` where something else stood there.
-    #[expect(clippy::too_many_arguments, reason = "one step that no other call can get between")]
     pub(super) fn compare_and_set(
         &mut self,
         namespace: &str,
