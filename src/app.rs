@@ -127,6 +127,10 @@ impl Serve for Gate {
         response
     }
 
+    fn afterwork(&self) -> usize {
+        self.afterwork.len()
+    }
+
     fn fault(&self, peer: std::net::SocketAddr, fault: Fault, detail: &str) {
         events::connection_failed(&self.audit, &self.unrouted, &self.metrics, peer, fault, detail, self.clock.now());
     }
@@ -317,8 +321,8 @@ async fn serve(path: &Path, config: Config, state_dir: PathBuf, clock: Clock, re
     control_loop(&mut gate_running, files, signals, asked).await;
     readiness.drain();
     events::draining(usize::try_from(gate.budget.requests()).unwrap_or(usize::MAX), drain_timeout);
-    running.drain().await;
-    events::drained(usize::try_from(gate.budget.requests()).unwrap_or(usize::MAX));
+    let left = running.drain().await;
+    events::drained(usize::try_from(left).unwrap_or(usize::MAX));
     if let Some(admin) = gate_running.admin.take() {
         admin.stop().await;
     }

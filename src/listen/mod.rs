@@ -55,6 +55,9 @@ pub(crate) trait Serve: Send + Sync + 'static {
     /// Answers a request whose [`Serve::call`] panicked: a 500 without detail. The event's place in the log is this call.
     fn panicked(&self, id: EventId, conn: &Conn) -> ::http::Response<Full<Bytes>>;
 
+    /// Deliveries under way that no request in flight stands for: a stop waits for them as well.
+    fn afterwork(&self) -> usize;
+
     /// Counts and audits a connection that ended by its peer's fault before a request could be made of it. May come in floods.
     fn fault(&self, peer: SocketAddr, fault: Fault, detail: &str);
 }
@@ -379,8 +382,9 @@ impl Listener {
             }
             let (ended, end) = oneshot::channel::<()>();
             let thread = std::thread::Builder::new().name(format!("hooklatch-{index}")).spawn(move || {
-                tcp::work(runtime, index, sockets, inbox, shared, drain, drain_timeout);
+                let left = tcp::work(runtime, index, sockets, inbox, shared, drain, drain_timeout);
                 drop(ended);
+                left
             });
             running.threads.push(thread.map_err(problem)?);
             running.ends.push(end);
@@ -394,7 +398,7 @@ pub(crate) struct Running {
     addresses: Vec<SocketAddr>,
     control: Arc<Control>,
     drains: Vec<Arc<Drain>>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<JoinHandle<u64>>,
     ends: Vec<oneshot::Receiver<()>>,
 }
 
@@ -407,17 +411,22 @@ impl Running {
         Arc::clone(&self.control)
     }
 
-    /// Stops accepting, lets what is in flight finish for at most `drain_timeout`, then cuts off the rest.
-    pub(crate) async fn drain(self) {
+    /// Stops accepting, lets what is in flight finish for at most `drain_timeout`, deliveries without a sender included, then cuts off
+    /// the rest and says how much that was.
+    pub(crate) async fn drain(self) -> u64 {
         self.drains.iter().for_each(|drain| drain.begin());
         for end in self.ends {
             let _ = end.await; // ends by being dropped
         }
+        let mut left = 0;
         for thread in self.threads {
-            if thread.join().is_err() {
-                tracing::error!("a worker panicked");
+            match thread.join() {
+                // Each looked at all that was left in the gate: the first to end saw the most.
+                Ok(seen) => left = seen.max(left),
+                Err(_) => tracing::error!("a worker panicked"),
             }
         }
+        left
     }
 }
 

@@ -125,7 +125,7 @@ pub(super) fn bind(address: SocketAddr) -> Result<std::net::TcpListener, Problem
     })
 }
 
-/// Runs one worker to its end: accept, serve, drain.
+/// Runs one worker to its end: accept, serve, drain. Returns how much work of the whole gate its drain left undone.
 pub(super) fn work<S: Serve>(
     runtime: Runtime,
     index: usize,
@@ -134,8 +134,8 @@ pub(super) fn work<S: Serve>(
     shared: Arc<Shared<S>>,
     drain: Arc<Drain>,
     drain_timeout: Duration,
-) {
-    runtime.block_on(async {
+) -> u64 {
+    let left = runtime.block_on(async {
         for socket in sockets {
             match TcpListener::from_std(socket) {
                 Ok(listener) => drop(tokio::spawn(accept(listener, index, Arc::clone(&shared), Arc::clone(&drain)))),
@@ -146,15 +146,19 @@ pub(super) fn work<S: Serve>(
         drain.begun().await;
         let limit = shared.clock.mono().plus(drain_timeout);
         let open = &shared.doors[index].open;
-        while (open.load(Relaxed) > 0 || shared.budget.requests() > 0) && shared.clock.mono() < limit {
+        // What goes on without its sender runs here as well, and ends with this runtime.
+        let unfinished = || shared.budget.requests() + shared.serve.afterwork() as u64;
+        while (open.load(Relaxed) > 0 || unfinished() > 0) && shared.clock.mono() < limit {
             sleep(Duration::from_millis(10)).await;
         }
         let left = open.load(Relaxed);
         if left > 0 {
             warn!(worker = index, connections = left, "cut off connections that did not finish within drain_timeout");
         }
+        unfinished()
     });
     runtime.shutdown_timeout(Duration::from_millis(100));
+    left
 }
 
 /// Accepts until the drain begins.

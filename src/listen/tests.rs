@@ -41,6 +41,8 @@ struct App {
     gate: Notify,
     waiting: Notify,
     finished: AtomicUsize,
+    /// What goes on without a request.
+    afterwork: AtomicUsize,
 }
 
 fn text(status: u16, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
@@ -84,6 +86,10 @@ impl Serve for App {
         text(500, "panicked")
     }
 
+    fn afterwork(&self) -> usize {
+        self.afterwork.load(Ordering::SeqCst)
+    }
+
     fn fault(&self, _: SocketAddr, fault: Fault, detail: &str) {
         let _ = self.faults.send((fault, detail.to_owned()));
     }
@@ -118,7 +124,7 @@ fn start(policy: &str, files: &[(&str, &[u8])], context: Context<'_>) -> Gate {
     let listener = Listener::open(&settings, context, dir.path(), Clock::system()).expect("a free port");
     let (faults, faults_seen) = mpsc::unbounded_channel();
     let (refusals, refusals_seen) = mpsc::unbounded_channel();
-    let app = Arc::new(App { faults, refusals, gate: Notify::new(), waiting: Notify::new(), finished: AtomicUsize::new(0) });
+    let app = Arc::new(App { faults, refusals, gate: Notify::new(), waiting: Notify::new(), finished: AtomicUsize::new(0), afterwork: AtomicUsize::new(0) });
     let running = listener.start(Arc::clone(&app)).expect("workers");
     let address = running.addresses()[0];
     Gate { running, app, faults: faults_seen, refusals: refusals_seen, address, dir }
@@ -515,7 +521,19 @@ async fn a_drain_ends_in_time() {
     let mut stuck = gate.connect().await;
     stuck.write_all(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("the gate reads");
     gate.app.waiting.notified().await;
-    timeout(PATIENCE, gate.running.drain()).await.expect("drained in time");
+    let left = timeout(PATIENCE, gate.running.drain()).await.expect("drained in time");
+    assert_eq!(left, 1, "says what it cut off");
+}
+
+#[tokio::test]
+async fn a_drain_waits_for_deliveries_without_a_sender() {
+    let gate = plain("drain_timeout = \"20s\"");
+    gate.app.afterwork.store(1, Ordering::SeqCst);
+    let Gate { running, app, .. } = gate;
+    let mut drained = tokio::spawn(running.drain());
+    assert!(timeout(Duration::from_millis(300), &mut drained).await.is_err(), "one is under way");
+    app.afterwork.store(0, Ordering::SeqCst);
+    assert_eq!(timeout(PATIENCE, drained).await.expect("drained in time").expect("no panic"), 0);
 }
 
 #[test]
