@@ -237,6 +237,8 @@ fn make_private(dir: &Path) -> Result<(), Failure> {
 }
 
 async fn serve(path: &Path, config: Config, state_dir: PathBuf, clock: Clock, ready_file: Option<&Path>) -> Result<(), Failure> {
+    // From here on: what changes while the gate starts is taken up once it runs.
+    let watch = Watch::new(&config.files);
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
     let state = {
         let metrics = metrics.clone();
@@ -309,7 +311,6 @@ async fn serve(path: &Path, config: Config, state_dir: PathBuf, clock: Clock, re
     events::policy_loaded(&metrics, path, 1, config.routes.len());
     show_certificates(&metrics, &control, &clock);
     readiness.serving();
-    let files = config.files.clone();
     banner(&running, &control, admin.as_ref(), &config, made);
     if let Some(file) = ready_file {
         let addresses: Vec<String> = running.addresses().iter().map(ToString::to_string).collect();
@@ -318,7 +319,7 @@ async fn serve(path: &Path, config: Config, state_dir: PathBuf, clock: Clock, re
     }
     let drain_timeout = config.listen.drain_timeout;
     let mut gate_running = Running { path: path.to_owned(), config, gate: gate.clone(), opener, control, admin, readiness: readiness.clone(), state_dir };
-    control_loop(&mut gate_running, files, signals, asked).await;
+    control_loop(&mut gate_running, watch, signals, asked).await;
     readiness.drain();
     events::draining(usize::try_from(gate.budget.requests()).unwrap_or(usize::MAX), drain_timeout);
     let left = running.drain().await;
@@ -369,8 +370,7 @@ impl Signals {
 }
 
 /// Reloads when asked, by signal, by a changed file or through the API, until told to stop.
-async fn control_loop(running: &mut Running, files: BTreeSet<PathBuf>, mut signals: Signals, mut asked: mpsc::Receiver<Asked>) {
-    let mut watch = Watch::new(&files);
+async fn control_loop(running: &mut Running, mut watch: Watch, mut signals: Signals, mut asked: mpsc::Receiver<Asked>) {
     let mut minute = tokio::time::interval(Duration::from_secs(60));
     loop {
         let tell = tokio::select! {
@@ -416,6 +416,7 @@ async fn control_loop(running: &mut Running, files: BTreeSet<PathBuf>, mut signa
 /// Reads and opens the policy anew; either all of it is in force afterwards, or none.
 async fn reload(running: &mut Running, watch: &mut Watch) -> Result<(), Refused> {
     let path = running.path.clone();
+    watch.look();
     let whole = |message: String| Refused(vec![Problem::error("", None, message)]);
     let read = blocking(move || config::load(&path)).await.map_err(|why| whole(why.to_string()))?.map_err(whole)?;
     // A refused policy's files are watched too, so that mending one of them is noticed.

@@ -45,7 +45,12 @@ impl Watch {
         watch
     }
 
-    /// Watches these files from now on, taking them as they are.
+    /// Takes the files as they are from now on: to be called before they are read, so that a change during the reading is noticed.
+    pub(crate) fn look(&mut self) {
+        self.prints.iter_mut().for_each(|(file, seen)| *seen = print(file));
+    }
+
+    /// Watches these files from now on. Those that were watched before are taken as they were last seen, not as they are by now.
     pub(crate) fn follow(&mut self, files: &BTreeSet<PathBuf>) {
         let folders: BTreeSet<PathBuf> = files.iter().flat_map(|file| folders_of(file)).collect();
         if let Some(watcher) = &mut self.watcher {
@@ -57,7 +62,8 @@ impl Watch {
             }
         }
         self.folders = folders;
-        self.prints = files.iter().map(|file| (file.clone(), print(file))).collect();
+        let mut known = std::mem::take(&mut self.prints);
+        self.prints = files.iter().map(|file| (file.clone(), known.remove(file).unwrap_or_else(|| print(file)))).collect();
     }
 
     /// Waits until a file has changed and all are still again.
@@ -125,5 +131,18 @@ mod tests {
         watch.changed().await;
         fs::remove_file(&link).expect("remove");
         watch.changed().await;
+    }
+
+    #[tokio::test]
+    async fn a_change_while_the_files_are_read_is_not_lost() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let [policy, secret] = ["policy", "secret"].map(|name| dir.path().join(name));
+        fs::write(&policy, "1").expect("write");
+        let mut watch = Watch::new(&BTreeSet::from([policy.clone()]));
+        // A reload: it looks, it reads, and then it follows what the policy names.
+        watch.look();
+        fs::write(&policy, "half of it was read before this").expect("write");
+        watch.follow(&BTreeSet::from([policy, secret]));
+        tokio::time::timeout(Duration::from_secs(20), watch.changed()).await.expect("the change counts");
     }
 }
