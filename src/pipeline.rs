@@ -129,7 +129,8 @@ fn scheme(conn: &Conn) -> &'static str {
 
 /// An event with what its sender's proof covers.
 struct Proven {
-    event: Event,
+    /// Boxed: it is handed from step to step.
+    event: Box<Event>,
     signed: Signed,
 }
 
@@ -143,7 +144,7 @@ fn event(route: &Route, client: Client, admitted: Admitted, matched: Match, rece
     }
     trail.observed(admitted.would_refuse);
     let host = route::host(&head).ok().flatten().map(Cow::into_owned);
-    let event = Event {
+    let event = Box::new(Event {
         id,
         route: route.name.clone(),
         provider: signed.provider.clone(),
@@ -164,7 +165,7 @@ fn event(route: &Route, client: Client, admitted: Admitted, matched: Match, rece
         body,
         chosen: None,
         annotations: Vec::new(),
-    };
+    });
     Proven { event, signed }
 }
 
@@ -216,21 +217,26 @@ fn duplicate(stored: &replay::Stored) -> Outcome {
 }
 
 /// Validates, filters, chooses and delivers; the claim ends here whatever happens.
-async fn deliver(gate: &Gate, route: &Arc<Route>, mut event: Event, claimed: Claimed, trail: &mut Trail) -> Result<Outcome, Reject> {
+async fn deliver(gate: &Gate, route: &Arc<Route>, mut event: Box<Event>, claimed: Claimed, trail: &mut Trail) -> Result<Outcome, Reject> {
     // The bytes behind a content coding are judged and dropped again; what travels on is what was signed.
     let mut decoded = gate.budget.reserve(0)?;
     let validated = validate::payload(&route.validate, &event.headers, &mut event.body, route.body.body, &mut |bytes| decoded.grow(bytes));
     drop(decoded);
     trail.judge(route, validated.map(drop))?;
-    let filtered = filter::apply(&route.filters, event, &route.metrics).await?;
-    let event = filtered.event;
+    let (event, verdict) = if route.filters.is_empty() {
+        (event, Verdict::Pass)
+    } else {
+        // Boxed, so that the future of a request without filters stays small.
+        let filtered = Box::pin(filter::apply(&route.filters, *event, &route.metrics)).await?;
+        (Box::new(filtered.event), filtered.verdict)
+    };
     trail.line.annotations.clone_from(&event.annotations);
     trail.line.event_type.clone_from(&event.event_type);
-    let (ending, answer) = match filtered.verdict {
+    let (ending, answer) = match verdict {
         Verdict::Pass => match choose(gate, route, &event) {
             Chosen::Parcels(parcels) => {
                 let branches = &mut trail.line.branches;
-                let sent = deliver::send(parcels, &route.destinations, Arc::new(event), claimed, route.acknowledge.answer(), &gate.afterwork, branches);
+                let sent = deliver::send(parcels, &route.destinations, Arc::from(event), claimed, route.acknowledge.answer(), &gate.afterwork, branches);
                 return sent.await;
             }
             Chosen::Unmatched(Unmatched::Drop) => (Ending::Unmatched, route.acknowledge.answer()),

@@ -142,7 +142,8 @@ impl Http {
         loop {
             let (mut connection, fresh) = match reused.take() {
                 Some(connection) => (connection, false),
-                None => match within(limit.as_mut(), Connection::open(&endpoint.target, endpoint.prior_knowledge)).await {
+                // Rare and large: boxed, so that every other request's future stays small.
+                None => match within(limit.as_mut(), Box::pin(Connection::open(&endpoint.target, endpoint.prior_knowledge))).await {
                     Some(Ok(connection)) => (connection, true),
                     Some(Err(OpenError::Connect(why))) => return Err(Failure::Unreachable { why: why.to_string(), sent: false }),
                     Some(Err(OpenError::Handshake(why))) => {
