@@ -6,6 +6,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::atomic::{AtomicU8, Ordering},
+    time::Duration,
 };
 
 use rand::{TryRng, rngs::SysRng};
@@ -13,6 +14,7 @@ use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageError, Tab
 use tracing::info;
 
 use super::{CHECK_BELOW, META, NUMBERS, OpenError, Rooms, lock::Lock, panic_text};
+use crate::clock::Clock;
 
 /// Version of everything that is in the file; another one is refused.
 const FORMAT: u32 = 1;
@@ -138,12 +140,14 @@ pub(super) fn open<R: Rooms>(media: &dyn Media, path: &Path, known: Option<&[u8;
         let mut builder = Builder::new();
         builder.set_cache_size(CACHE);
         builder.set_check_integrity_on_open(length < CHECK_BELOW);
-        let tenths = AtomicU8::new(0);
+        let (clock, tenths) = (Clock::system(), AtomicU8::new(0));
+        let started = clock.mono();
         let shown = path.to_owned();
         builder.set_repair_callback(move |repair| {
             let now = (repair.progress() * 10.0) as u8;
-            if tenths.swap(now, Ordering::Relaxed) != now {
-                info!(path = %shown.display(), percent = now * 10, "checking the state file after an unclean end");
+            // Also asked at every orderly start: it is worth a line only where somebody waits for it.
+            if tenths.swap(now, Ordering::Relaxed) != now && clock.mono().since(started) > Duration::from_secs(1) {
+                info!(path = %shown.display(), percent = now * 10, "checking the state file");
             }
         });
         media.open(&builder, path)
