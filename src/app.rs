@@ -425,7 +425,10 @@ async fn reload(running: &mut Running, watch: &mut Watch) -> Result<(), Refused>
     let Some(config) = read.config else {
         return Err(Refused(read.problems.into_iter().filter(|problem| problem.severity == crate::problem::Severity::Error).collect()));
     };
-    restart_needed(&running.config, &config).map_err(|problem| Refused(vec![problem]))?;
+    let late = restart_needed(&running.config, &config);
+    if !late.is_empty() {
+        return Err(Refused(late));
+    }
     let generation = running.gate.policy.load().generation + 1;
     let opener = running.opener.clone();
     let (config, opened) = blocking(move || {
@@ -453,7 +456,7 @@ async fn reload(running: &mut Running, watch: &mut Watch) -> Result<(), Refused>
 }
 
 /// What only a restart can change is refused as such, never half taken over.
-fn restart_needed(old: &Config, new: &Config) -> Result<(), Problem> {
+fn restart_needed(old: &Config, new: &Config) -> Vec<Problem> {
     let admin = |config: &Config| config.admin.as_ref().map(|admin| (admin.listen, admin.tls.is_some()));
     let changed = [
         ("server.listen", old.listen.listen != new.listen.listen),
@@ -464,10 +467,8 @@ fn restart_needed(old: &Config, new: &Config) -> Result<(), Problem> {
         ("state", old.state != new.state),
         ("log.format", old.log.format != new.log.format),
     ];
-    match changed.iter().find(|(_, changed)| *changed) {
-        Some((key, _)) => Err(Problem::error(*key, None, format!("a change of `{key}` needs a restart")).help("put the old value back, or restart the gate")),
-        None => Ok(()),
-    }
+    let problem = |key: &str| Problem::error(key, None, format!("a change of `{key}` needs a restart")).help("put the old value back, or restart the gate");
+    changed.iter().filter(|(_, changed)| *changed).map(|(key, _)| problem(key)).collect()
 }
 
 fn show_certificates(metrics: &Metrics, control: &listen::Control, clock: &Clock) {

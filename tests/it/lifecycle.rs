@@ -124,9 +124,11 @@ async fn changes_that_need_a_restart_are_refused_as_such() {
     let receiver = Receiver::start().await;
     let gate = Setup::github(&receiver, "").start().await;
     let policy = std::fs::read_to_string(gate.path("hooklatch.toml")).expect("the policy is there");
-    gate.write("hooklatch.toml", policy.replace("listen = [\"127.0.0.1:0\"]", "listen = [\"127.0.0.1:1\"]"));
+    gate.write("hooklatch.toml", policy.replace("listen = [\"127.0.0.1:0\"]", "listen = [\"127.0.0.1:1\"]\nworkers = 3"));
     gate.reload("refused").await;
-    assert!(gate.log().contains("restart"), "{}", gate.log());
+    for key in ["server.listen", "server.workers"] {
+        assert!(gate.log().contains(&format!("a change of `{key}` needs a restart")), "{}", gate.log());
+    }
     assert_eq!(Post::github("{}").send(&gate).await.status, 200);
 }
 
