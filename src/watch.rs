@@ -27,6 +27,8 @@ pub(crate) struct Watch {
     told: mpsc::Receiver<()>,
     folders: BTreeSet<PathBuf>,
     prints: BTreeMap<PathBuf, Print>,
+    /// A change was seen and not yet told: who waits may stop waiting at any time.
+    due: bool,
 }
 
 impl Watch {
@@ -40,7 +42,7 @@ impl Watch {
             }
         })
         .ok();
-        let mut watch = Self { watcher, told, folders: BTreeSet::new(), prints: BTreeMap::new() };
+        let mut watch = Self { watcher, told, folders: BTreeSet::new(), prints: BTreeMap::new(), due: false };
         watch.follow(files);
         watch
     }
@@ -48,6 +50,7 @@ impl Watch {
     /// Takes the files as they are from now on: to be called before they are read, so that a change during the reading is noticed.
     pub(crate) fn look(&mut self) {
         self.prints.iter_mut().for_each(|(file, seen)| *seen = print(file));
+        self.due = false;
     }
 
     /// Watches these files from now on. Those that were watched before are taken as they were last seen, not as they are by now.
@@ -66,9 +69,22 @@ impl Watch {
         self.prints = files.iter().map(|file| (file.clone(), known.remove(file).unwrap_or_else(|| print(file)))).collect();
     }
 
-    /// Waits until a file has changed and all are still again.
+    /// Waits until a file has changed and all are still again. May be dropped and called again: no change is lost.
     pub(crate) async fn changed(&mut self) {
         loop {
+            loop {
+                let now: BTreeMap<PathBuf, Print> = self.prints.keys().map(|file| (file.clone(), print(file))).collect();
+                if now == self.prints {
+                    break;
+                }
+                self.due = true;
+                self.prints = now;
+                tokio::time::sleep(STILL).await;
+                while self.told.try_recv().is_ok() {}
+            }
+            if std::mem::take(&mut self.due) {
+                return;
+            }
             // A closed channel (no watcher) never tells: wait for the look alone.
             let told = async {
                 if self.told.recv().await.is_none() {
@@ -76,20 +92,6 @@ impl Watch {
                 }
             };
             let _ = tokio::time::timeout(LOOK, told).await;
-            let mut changed = false;
-            loop {
-                let now: BTreeMap<PathBuf, Print> = self.prints.keys().map(|file| (file.clone(), print(file))).collect();
-                if now == self.prints {
-                    break;
-                }
-                changed = true;
-                self.prints = now;
-                tokio::time::sleep(STILL).await;
-                while self.told.try_recv().is_ok() {}
-            }
-            if changed {
-                return;
-            }
         }
     }
 }
@@ -144,5 +146,16 @@ mod tests {
         fs::write(&policy, "half of it was read before this").expect("write");
         watch.follow(&BTreeSet::from([policy, secret]));
         tokio::time::timeout(Duration::from_secs(20), watch.changed()).await.expect("the change counts");
+    }
+    #[tokio::test]
+    async fn a_change_is_not_lost_when_its_wait_is_dropped() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("file");
+        fs::write(&file, "1").expect("write");
+        let mut watch = Watch::new(&BTreeSet::from([file.clone()]));
+        fs::write(&file, "22").expect("write");
+        // It sees the change and waits for stillness; then it is dropped, as by a timer beside it.
+        assert!(futures_util::FutureExt::now_or_never(watch.changed()).is_none());
+        watch.changed().await;
     }
 }
