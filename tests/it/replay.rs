@@ -46,7 +46,7 @@ async fn of_fifty_copies_at_once_one_is_forwarded_and_the_others_refused() {
         assert_eq!(answer.verdict(), (409, "in_flight".to_owned()), "{answer:?}");
         assert!(!answer.header("retry-after").is_empty(), "{answer:?}");
     }
-    assert_eq!(receiver.count(), 1);
+    assert_eq!(receiver.arrived(1).await.len(), 1);
     hold.open();
     let first = set.join_next().await.expect("one waits for the receiver").expect("no panic");
     assert_eq!((first.status.as_u16(), &first.body[..]), (200, &b"stored"[..]));
