@@ -387,7 +387,13 @@ impl<'a> Item<'a> {
             DeValue::Array(_) => "an array",
             DeValue::Table(_) => "a table",
         };
-        self.problem(format!("`{}` is {what}, not {wanted}", self.path), "");
+        let help = match (self.value.get_ref(), wanted) {
+            (DeValue::String(_), "an array") => "put it in brackets: [\"…\"]",
+            (DeValue::String(_), "a whole number" | "true or false") => "write it without quotation marks",
+            (_, "a span of time") => "write it like \"500ms\", \"30s\", \"5m\", \"1h 30m\" or \"30d\"",
+            _ => "",
+        };
+        self.problem(format!("`{}` is {what}, not {wanted}", self.path), help);
     }
 
     pub(crate) fn as_str(&self) -> Option<&'a str> {
@@ -682,7 +688,11 @@ mod tests {
 
     #[test]
     fn scalars_say_what_they_want() {
-        check("a = 5", |s| assert!(s.opt_duration("a").is_none()), &["a: `a` is a whole number, not a span of time"]);
+        check(
+            "a = 5",
+            |s| assert!(s.opt_duration("a").is_none()),
+            &["a: `a` is a whole number, not a span of time (write it like \"500ms\", \"30s\", \"5m\", \"1h 30m\" or \"30d\")"],
+        );
         check("a = -1", |s| assert!(s.opt_u64("a", 0..=9).is_none()), &["a: `a` is -1 (a whole number from 0 to 9 is wanted)"]);
         check("a = \"1x\"", |s| assert!(s.opt_size("a").is_none()), &["a: `1x` is not a size (write it like \"64KiB\", \"10MiB\" or \"1GiB\")"]);
         check("", |s| drop(s.string("a")), &["a: `a` is missing (add `a = …` to [])"]);

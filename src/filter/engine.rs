@@ -101,8 +101,11 @@ impl Engine {
         if let Some(component) = file.as_deref().and_then(|file| self.cached(file)) {
             return Ok(component);
         }
-        let component = Component::from_binary(&self.0.engine, &settings.component)
-            .map_err(|error| Fault::new(&settings.name, Cause::NotAFilter(error.root_cause().to_string())))?;
+        let fault = |why: String| Fault::new(&settings.name, Cause::NotAFilter(why));
+        if !settings.component.starts_with(b"\0asm") {
+            return Err(fault("it is no WebAssembly".to_owned()));
+        }
+        let component = Component::from_binary(&self.0.engine, &settings.component).map_err(|error| fault(error.root_cause().to_string()))?;
         if let Some(file) = file {
             // A cache that cannot be written costs time at the next start, and nothing else.
             let stored = component.serialize().map_err(io::Error::other).and_then(|compiled| store(&file, &compiled));

@@ -249,7 +249,7 @@ mod tests {
         let check = |text: &str, want: &[&str]| assert_eq!(read(text).1, want, "{text}");
         check("", &[]);
         check("allow_ips = []", &["allow_ips: `allow_ips` is empty (an empty list lets nobody in: name addresses, or remove the key to let everybody in)"]);
-        check("allow_ips = \"10.0.0.0/8\"", &["allow_ips: `allow_ips` is a string, not an array"]);
+        check("allow_ips = \"10.0.0.0/8\"", &["allow_ips: `allow_ips` is a string, not an array (put it in brackets: [\"…\"])"]);
         check("allow_ips = [\"0.0.0.0/0\"]", &["allow_ips[0]: `0.0.0.0/0` lets every address in (name the sender's own ranges, or remove `allow_ips`)"]);
         check(
             "allow_ips = [\"10.0.0.1/8\"]",
