@@ -7,8 +7,8 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use hooklatch::bench::FilterCall;
 
-const REDACT: &[u8] = include_bytes!("../filters/redact/redact.wasm");
-const ROUTE_BY_EVENT: &[u8] = include_bytes!("../filters/route-by-event/route-by-event.wasm");
+const REDACT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/filters/redact/redact.wasm");
+const ROUTE_BY_EVENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/filters/route-by-event/route-by-event.wasm");
 
 /// A push of about `size` bytes with an address in every commit.
 fn push(size: usize) -> Vec<u8> {
@@ -48,7 +48,8 @@ config = { table = { push = "ci", "pull_request*" = ["ci", "review"], ping = [] 
         ("route-by-event/1KB/reuse", ROUTE_BY_EVENT, format!("{routing}\nreuse = 1000000"), 1 << 10),
     ] {
         let body = push(size);
-        let call = FilterCall::new(component, &policy, &body).expect("the filter loads");
+        let component = std::fs::read(component).expect("the component is committed");
+        let call = FilterCall::new(&component, &policy, &body).expect("the filter loads");
         group.throughput(Throughput::Bytes(body.len() as u64));
         group.bench_function(name, |bencher| bencher.iter(|| runtime.block_on(call.run()).expect("the filter passes")));
         if name == "redact/mask/1KB" {

@@ -86,7 +86,7 @@ struct Row {
     leading: Option<(usize, usize)>,
 }
 
-impl Editor<'_> {
+impl<'a> Editor<'a> {
     /// Reads one value, which the states from `from` to `to` reach.
     fn value(&mut self, from: usize, to: usize) -> Result<(), Error> {
         match self.peek() {
@@ -167,20 +167,20 @@ impl Editor<'_> {
     }
 
     /// Reads a member's name and the colon, up to the value; the name comes back without its escapes.
-    fn name(&mut self) -> Result<Cow<'static, [u8]>, Error> {
+    fn name(&mut self) -> Result<Cow<'a, [u8]>, Error> {
         let start = self.at;
         if self.peek() != Some(b'"') {
             return self.not_json();
         }
         self.string()?;
-        let name = unescape(&self.text[start + 1..self.at - 1]).into_owned();
+        let name = unescape(&self.text[start + 1..self.at - 1]);
         self.space();
         if self.peek() != Some(b':') {
             return self.not_json();
         }
         self.at += 1;
         self.space();
-        Ok(Cow::Owned(name))
+        Ok(name)
     }
 
     /// Pushes the states of the child of that name. The first rule that ends there, if one does.

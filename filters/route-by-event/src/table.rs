@@ -1,8 +1,11 @@
 //! The policy's `config` table, and where an event type leads by it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, SeqAccess, Visitor},
+};
 
 /// Event types and their destinations.
 #[derive(Deserialize, Debug)]
@@ -13,11 +16,34 @@ pub struct Config {
     default: Option<Destinations>,
 }
 
-#[derive(Deserialize, Debug, Clone, PartialEq)]
-#[serde(untagged)]
-enum Destinations {
-    One(String),
-    Several(Vec<String>),
+/// One name or a list. Read by hand: an untagged enum would first copy the value into a tree, for every event.
+#[derive(Debug)]
+struct Destinations(Vec<String>);
+
+impl<'de> Deserialize<'de> for Destinations {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+        impl<'de> Visitor<'de> for Names {
+            type Value = Destinations;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name or a list of names")
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Destinations, E> {
+                Ok(Destinations(vec![name.to_owned()]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut names: A) -> Result<Destinations, A::Error> {
+                let mut list = Vec::new();
+                while let Some(name) = names.next_element()? {
+                    list.push(name);
+                }
+                Ok(Destinations(list))
+            }
+        }
+        deserializer.deserialize_any(Names)
+    }
 }
 
 /// Where an event goes.
@@ -48,9 +74,8 @@ impl Config {
         });
         match key.and_then(|key| self.table.remove(&key)).or(self.default) {
             None => Way::AsThePolicySays,
-            Some(Destinations::One(name)) => Way::To(vec![name]),
-            Some(Destinations::Several(names)) if names.is_empty() => Way::Nowhere,
-            Some(Destinations::Several(names)) => Way::To(names),
+            Some(Destinations(names)) if names.is_empty() => Way::Nowhere,
+            Some(Destinations(names)) => Way::To(names),
         }
     }
 }
