@@ -113,7 +113,7 @@ impl Http {
                 Ok(_) | Err(Failure::Redirect { .. } | Failure::Invalid { .. }) => Health::Answered,
                 Err(Failure::Unreachable { .. } | Failure::TimedOut { phase: Phase::Connecting, .. }) => Health::Unreachable,
                 Err(Failure::TimedOut { .. }) => Health::TimedOut,
-                Err(Failure::Busy | Failure::Unsendable { .. }) => Health::Unknown,
+                Err(Failure::Busy | Failure::Crowded | Failure::Unsendable { .. }) => Health::Unknown,
             };
             drop(turn);
             match ended {

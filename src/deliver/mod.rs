@@ -38,6 +38,10 @@ use crate::{
     replay,
 };
 
+/// The most deliveries that go on without a sender. Those with one are bounded by `requests`; without a bound a slow receiver of a
+/// branch that is not required would take all memory and descriptors.
+const MOST: usize = 4096;
+
 /// Why an event did not get its answer from a destination; read by the destination's owner.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Failure {
@@ -55,6 +59,9 @@ pub(crate) enum Failure {
     /// `concurrency` requests were under way for all of the timeout.
     #[error("the destination's `concurrency` was used up for all of its timeout")]
     Busy,
+    /// [`MOST`] deliveries that no sender waits for were under way.
+    #[error("{MOST} deliveries that no sender waits for are under way already: a receiver is slow")]
+    Crowded,
     /// The event cannot be written as a request.
     #[error("{why}")]
     Unsendable { why: String },
@@ -89,7 +96,7 @@ impl Failure {
             Self::TimedOut { .. } => Reason::UpstreamTimeout,
             Self::Invalid { .. } => Reason::UpstreamInvalid,
             Self::Redirect { .. } => Reason::UpstreamRedirect,
-            Self::Busy => Reason::Overloaded,
+            Self::Busy | Self::Crowded => Reason::Overloaded,
             Self::Unsendable { .. } => Reason::BadTarget,
         }
     }
@@ -101,7 +108,7 @@ impl Failure {
             Self::TimedOut { .. } => "timeout",
             Self::Invalid { .. } => "invalid",
             Self::Redirect { .. } => "redirect",
-            Self::Busy => "busy",
+            Self::Busy | Self::Crowded => "busy",
             Self::Unsendable { .. } => "unsendable",
         }
     }
@@ -109,7 +116,7 @@ impl Failure {
     fn reject(&self, destination: &str) -> Reject {
         let reject = Reject::new(self.reason(), format!("{destination}: {self}"));
         match self {
-            Self::Busy => reject.with(Extra::RetryAfter(Duration::from_secs(1))),
+            Self::Busy | Self::Crowded => reject.with(Extra::RetryAfter(Duration::from_secs(1))),
             Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Invalid { .. } | Self::Redirect { .. } | Self::Unsendable { .. } => reject,
         }
     }
@@ -156,6 +163,13 @@ impl Destination {
             Err(failure) => events::delivery_failed(&self.metrics, &self.name, event.id, word(&ended), failure, took, now),
         }
         ended
+    }
+
+    /// Tells of a branch that is left out.
+    fn crowded(&self, event: &Event) -> Failure {
+        let failure = Failure::Crowded;
+        events::delivery_failed(&self.metrics, &self.name, event.id, failure.code(), &failure, Duration::ZERO, Clock::system().mono());
+        failure
     }
 
     async fn attempt(&self, event: &Event, strip_credentials: bool, attempt: u32) -> Result<Answer, Failure> {
@@ -255,7 +269,7 @@ impl Claim for replay::Claimed {
 /// Sends the event to all its branches, ends the claim, and says what the sender gets.
 ///
 /// With a required branch: its answer, whatever its status, or the refusal its failure means; other branches go on beside and after
-/// it. Without one, or where an earlier copy got it done: `acknowledge`, at once. The claim is done with a 2xx of the required branch,
+/// it, or are left out where too many do already. Without one, or where an earlier copy got it done: `acknowledge`, at once. The claim is done with a 2xx of the required branch,
 /// before the sender hears of it; failed otherwise, after the other branches have ended, so that the next copy skips what they did.
 /// Receivers read `Hooklatch-Attempt: 1` of a first delivery, 2 of every later one.
 /// Not cancelled by dropping the future. `branches` gets a line for each entry: what became of it, or `sent` where it goes on alone.
@@ -271,6 +285,7 @@ pub(crate) async fn send<C: Claim>(
     let attempt = if claim.is_retry() { 2 } else { 1 };
     let mut required = None;
     let mut others = Vec::new();
+    let mut left_out = None;
     for parcel in parcels {
         if claim.branch_done(&parcel.to) {
             branches.push(Branch { to: parcel.to, result: "done", status: None });
@@ -283,10 +298,20 @@ pub(crate) async fn send<C: Claim>(
         let delivery = Delivery { destination: Arc::clone(destination), event: Arc::clone(&event), parcel, attempt };
         if delivery.parcel.required && required.is_none() {
             required = Some(delivery);
+        } else if afterwork.len() + others.len() >= MOST {
+            let failure = delivery.destination.crowded(&event);
+            claim.record_branch(&delivery.parcel.to, false);
+            branches.push(Branch { to: Arc::clone(&delivery.parcel.to), result: failure.code(), status: None });
+            left_out.get_or_insert_with(|| failure.reject(&delivery.parcel.to));
         } else {
             branches.push(Branch { to: Arc::clone(&delivery.parcel.to), result: "sent", status: None });
             others.push(delivery);
         }
+    }
+    if let Some(why) = left_out.filter(|_| required.is_none() && others.is_empty()) {
+        // Nobody would get the event: it must not be acknowledged.
+        claim.failed().await;
+        return Err(why);
     }
     let to = required.as_ref().map(|delivery| Arc::clone(&delivery.parcel.to));
     let (ended, status) = Unstoppable::new(custody(required, others, claim, acknowledge, afterwork.clone()), afterwork).await;

@@ -21,7 +21,7 @@ use tokio::{
     sync::{Semaphore, mpsc},
 };
 
-use super::{Afterwork, Claim, Destination, Destinations, Failure, Phase, inspector, read, send};
+use super::{Afterwork, Claim, Destination, Destinations, Failure, MOST, Phase, inspector, read, send};
 use crate::{
     choose::Parcel,
     clock::Clock,
@@ -837,6 +837,26 @@ async fn without_a_required_branch_the_sender_is_acknowledged_at_once() {
     assert_eq!(afterwork.len(), 1);
     gate.add_permits(1);
     tokio::time::timeout(Duration::from_secs(10), afterwork.finished()).await.expect("ends with its deliveries");
+}
+
+/// A slow receiver that no sender waits for must not take all memory and descriptors.
+#[tokio::test]
+async fn deliveries_without_a_sender_are_bounded() {
+    let good = answering(OK).await;
+    let destinations = destinations(&[("a", good), ("b", good)]);
+    let afterwork = Afterwork::default();
+    (0..MOST).for_each(|_| afterwork.spawn(std::future::pending()));
+    let mut branches = Vec::new();
+    let (claim, mut log) = written(&[]);
+    let parcels = vec![parcel("b", false), parcel("a", true)];
+    let got = send(parcels, &destinations, Arc::new(event("{}")), claim, acknowledge(), &afterwork, &mut branches).await;
+    assert_eq!(got.expect("the required branch is another's work").answer.status, StatusCode::OK);
+    assert_eq!(lines(&mut log).await, ["a true", "b false", "done 200"]);
+    assert_eq!(branches.iter().map(|branch| (&*branch.to, branch.result)).collect::<Vec<_>>(), [("b", "busy"), ("a", "ok")]);
+    let (claim, mut log) = written(&[]);
+    let got = send(vec![parcel("b", false)], &destinations, Arc::new(event("{}")), claim, acknowledge(), &afterwork, &mut Vec::new()).await;
+    assert_eq!(got.expect_err("nobody would get it").reason, Reason::Overloaded);
+    assert_eq!(lines(&mut log).await, ["b false", "failed"]);
 }
 
 /// RELIABILITY 5.2: a sender's hang-up must not cancel what the receiver works on.
