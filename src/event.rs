@@ -1,6 +1,7 @@
 //! The values that travel down the pipeline: a call as it arrived, the bytes of a body, an event that is being delivered.
 
 use std::{
+    borrow::Cow,
     collections::VecDeque,
     fmt,
     net::{IpAddr, SocketAddr},
@@ -274,6 +275,8 @@ pub(crate) struct Event {
     /// What the route's `*` matched, for `path = "own"` destinations.
     pub(crate) rest: Option<String>,
     pub(crate) query: Option<String>,
+    /// The query parameters whose value lets its bearer in.
+    pub(crate) secret_params: Arc<[String]>,
     /// `http` or `https`, as the sender asked.
     pub(crate) scheme: &'static str,
     /// The Host the sender asked for.
@@ -286,9 +289,53 @@ pub(crate) struct Event {
     pub(crate) annotations: Vec<(String, String)>,
 }
 
+/// What becomes of a query's credentials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Credentials {
+    /// Their values are masked: for filters and people.
+    Masked,
+    /// They are left out: for receivers with `strip_credentials`.
+    Stripped,
+}
+
+impl Event {
+    /// The query without the credentials in it; as it arrived where there are none.
+    pub(crate) fn query_without(&self, credentials: Credentials) -> Option<Cow<'_, str>> {
+        let query = self.query.as_deref()?;
+        let is_secret = |piece: &str| {
+            let name = form_urlencoded::parse(piece.as_bytes()).next();
+            name.is_some_and(|(name, _)| self.secret_params.iter().any(|secret| *secret == name))
+        };
+        if self.secret_params.is_empty() || !query.split('&').any(is_secret) {
+            return Some(Cow::Borrowed(query));
+        }
+        let kept = query.split('&').filter_map(|piece| match credentials {
+            _ if !is_secret(piece) => Some(Cow::Borrowed(piece)),
+            Credentials::Masked => Some(Cow::Owned(format!("{}=[masked]", piece.split('=').next().unwrap_or_default()))),
+            Credentials::Stripped => None,
+        });
+        let kept = kept.collect::<Vec<_>>().join("&");
+        (!kept.is_empty()).then_some(Cow::Owned(kept))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn credentials_of_a_query_are_masked_or_left_out() {
+        let check = |query: &str, masked: Option<&str>, stripped: Option<&str>| {
+            let event = Event { query: Some(query.to_owned()), secret_params: Arc::new(["token".to_owned()]), ..crate::deliver::tests::event("") };
+            let got = [Credentials::Masked, Credentials::Stripped].map(|what| event.query_without(what).map(Cow::into_owned));
+            assert_eq!(got, [masked, stripped].map(|want| want.map(str::to_owned)), "{query}");
+        };
+        check("a=1&b=%20", Some("a=1&b=%20"), Some("a=1&b=%20"));
+        check("a=1&token=geheim&b=2", Some("a=1&token=[masked]&b=2"), Some("a=1&b=2"));
+        check("tok%65n=geheim", Some("tok%65n=[masked]"), None);
+        check("token", Some("token=[masked]"), None);
+        check("tokens=1", Some("tokens=1"), Some("tokens=1"));
+    }
 
     #[test]
     fn event_ids_ascend_within_a_millisecond_and_when_the_clock_is_set_back() {

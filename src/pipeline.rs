@@ -159,6 +159,7 @@ fn event(route: &Route, client: Client, admitted: Admitted, matched: Match, rece
         host,
         path: head.uri.path().to_owned(),
         query: head.uri.query().map(str::to_owned),
+        secret_params: route.credential_params.clone(),
         rest: matched.rest,
         method: head.method,
         headers: head.headers,

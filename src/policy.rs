@@ -40,6 +40,8 @@ pub(crate) struct Route {
     pub(crate) metrics: RouteMetrics,
     /// The headers whose value lets its bearer in.
     pub(crate) credentials: Vec<http::HeaderName>,
+    /// The query parameters of the kind.
+    pub(crate) credential_params: Arc<[String]>,
 }
 
 impl Deref for Route {
@@ -88,6 +90,7 @@ impl Opener {
                 destinations: destinations.clone(),
                 metrics: self.metrics.route(&name, provider, rules.verify.labels()),
                 credentials: rules.verify.credential_headers(),
+                credential_params: rules.verify.credential_params().into(),
                 rules: rules.clone(),
                 name,
             }));

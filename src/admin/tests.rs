@@ -110,6 +110,7 @@ fn event(body: &'static [u8]) -> Event {
         path: "/github".into(),
         rest: None,
         query: Some("token=s3cret".into()),
+        secret_params: Default::default(),
         scheme: "https",
         host: None,
         headers,

@@ -39,6 +39,7 @@ impl ConditionCall {
             path: "/github".to_owned(),
             rest: None,
             query: None,
+            secret_params: Default::default(),
             scheme: "https",
             host: None,
             headers,

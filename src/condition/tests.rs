@@ -31,6 +31,7 @@ fn event(content_type: &'static str, body: &str) -> Event {
         path: "/github".to_owned(),
         rest: None,
         query: Some("tenant=a%20b&x=1&x=2".to_owned()),
+        secret_params: Default::default(),
         scheme: "https",
         host: None,
         headers,

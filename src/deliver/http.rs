@@ -28,7 +28,7 @@ use super::{
 use crate::{
     clock::Clock,
     egress::{self, Target},
-    event::{Chunks, Event},
+    event::{Chunks, Credentials, Event},
     outcome::Answer,
 };
 
@@ -201,7 +201,8 @@ impl Http {
     }
 
     fn request(&self, endpoint: &Endpoint, event: &Event, strip_credentials: bool, attempt: u32, h2: bool) -> Result<Request<Chunks>, Failure> {
-        let target = self.target(endpoint, event)?;
+        let strip_credentials = self.strip_credentials || strip_credentials;
+        let target = self.target(endpoint, event, strip_credentials)?;
         let kept = if self.keep_host { event.host.as_deref() } else { None };
         let host = match kept.map(HeaderValue::from_str) {
             Some(Ok(host)) => Cow::Owned(host),
@@ -211,7 +212,7 @@ impl Http {
             host: (!h2).then_some(host.as_ref()),
             basic: endpoint.basic.as_ref(),
             own: &self.headers,
-            strip_credentials: self.strip_credentials || strip_credentials,
+            strip_credentials,
             attempt,
         };
         let headers = headers::outgoing(event, &rule);
@@ -233,12 +234,13 @@ impl Http {
     }
 
     /// The destination's path with what the route's `*` matched, or the path as it came; both queries.
-    fn target(&self, endpoint: &Endpoint, event: &Event) -> Result<PathAndQuery, Failure> {
+    fn target(&self, endpoint: &Endpoint, event: &Event, strip_credentials: bool) -> Result<PathAndQuery, Failure> {
+        let query = if strip_credentials { event.query_without(Credentials::Stripped) } else { event.query.as_deref().map(Cow::Borrowed) };
         let rest = event.rest.as_deref().map(|rest| rest.trim_start_matches('/')).filter(|rest| !rest.is_empty());
-        if let Some(fixed) = endpoint.fixed.as_ref().filter(|_| !self.keep_path && rest.is_none() && event.query.is_none()) {
+        if let Some(fixed) = endpoint.fixed.as_ref().filter(|_| !self.keep_path && rest.is_none() && query.is_none()) {
             return Ok(fixed.clone());
         }
-        let mut text = String::with_capacity(endpoint.path.len() + event.path.len() + event.query.as_ref().map_or(0, String::len) + 8);
+        let mut text = String::with_capacity(endpoint.path.len() + event.path.len() + query.as_ref().map_or(0, |query| query.len()) + 8);
         if self.keep_path {
             text.push_str(&event.path);
         } else {
@@ -250,7 +252,7 @@ impl Http {
                 text.push_str(rest);
             }
         }
-        for (query, mark) in [(&endpoint.query, '?'), (&event.query, if endpoint.query.is_some() { '&' } else { '?' })] {
+        for (query, mark) in [(endpoint.query.as_deref(), '?'), (query.as_deref(), if endpoint.query.is_some() { '&' } else { '?' })] {
             if let Some(query) = query {
                 text.push(mark);
                 text.push_str(query);

@@ -1,6 +1,7 @@
 //! `builtin:inspector`: an embedded receiver that keeps the last events for the page at the admin address. Answers 200.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -11,7 +12,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::{
-    event::{Event, is_credential},
+    event::{Credentials, Event, is_credential},
     outcome::Answer,
 };
 
@@ -160,7 +161,7 @@ fn seen(event: &Event, attempt: u32) -> Seen {
         client: event.client.ip.to_string(),
         method: event.method.to_string(),
         path: event.path.clone(),
-        query: event.query.clone(),
+        query: event.query_without(Credentials::Masked).map(Cow::into_owned),
         attempt,
         duplicate: false,
         headers: event.headers.iter().map(|(name, value)| (name.to_string(), shown(name, value))).collect(),

@@ -52,6 +52,7 @@ pub(crate) fn event(body: &str) -> Event {
         path: "/github".to_owned(),
         rest: None,
         query: None,
+        secret_params: Default::default(),
         scheme: "https",
         host: Some("hooks.example.com:8443".to_owned()),
         headers,

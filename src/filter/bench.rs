@@ -78,6 +78,7 @@ fn event(body: &[u8]) -> Event {
         path: "/github".into(),
         rest: None,
         query: None,
+        secret_params: Default::default(),
         scheme: "https",
         host: Some("hooks.example.com".into()),
         headers,

@@ -3,12 +3,14 @@
 //! Everything that a guest returns is counted against a bound before it is taken over; no collection is sized by a
 //! number that a guest chose.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::{bindings::hooklatch::filter::types, fault::Cause, host::clean, load::OUTPUT_BYTES};
 use crate::{
-    event::{Event, Verification, is_credential},
+    event::{Credentials, Event, Verification, is_credential},
     outcome::Answer,
 };
 
@@ -41,11 +43,12 @@ pub(super) fn output_limit(event: &Event) -> usize {
 pub(super) struct Lent {
     pub(super) id: String,
     ip: String,
+    query: Option<String>,
 }
 
 impl Lent {
     pub(super) fn of(event: &Event) -> Self {
-        Self { id: event.id.to_string(), ip: event.client.ip.to_string() }
+        Self { id: event.id.to_string(), ip: event.client.ip.to_string(), query: event.query_without(Credentials::Masked).map(Cow::into_owned) }
     }
 }
 
@@ -76,7 +79,7 @@ pub(super) fn event<'a>(event: &'a Event, lent: &'a Lent, headers: &'a [types::H
         client_ip: &lent.ip,
         method: event.method.as_str(),
         path: &event.path,
-        query: event.query.as_deref(),
+        query: lent.query.as_deref(),
         headers,
         body,
     }

@@ -94,6 +94,7 @@ fn event(body: &str) -> Event {
         path: "/p".into(),
         rest: None,
         query: None,
+        secret_params: Default::default(),
         scheme: "https",
         host: None,
         headers,

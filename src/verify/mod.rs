@@ -405,15 +405,28 @@ impl Plan {
         all.collect()
     }
 
-    /// The first query parameter that the signature does not cover and that is not among `allowed`.
+    /// The query parameters of that kind.
+    pub(crate) fn credential_params(&self) -> Vec<String> {
+        let all = self.forms.iter().filter_map(|form| match &form.ready {
+            Ready::Token(token::Token { place: Place { at: At::Query(name), .. }, .. }, _) => Some(name.clone()),
+            Ready::Signature(_) | Ready::Token(..) | Ready::Basic(_) => None,
+        });
+        all.collect()
+    }
+
+    /// The first query parameter that the signature does not cover and that is not among `allowed`, as it may be shown: cut, and `*`
+    /// for one without a value, which may be a token itself.
     pub(crate) fn unsigned_query(&self, facts: &Facts<'_>, allowed: &[String]) -> Option<String> {
         if facts.query().is_empty() {
             return None;
         }
         let form = self.forms.get(self.choose(facts));
-        form::pairs(facts.query())
-            .map(|(name, _)| String::from_utf8_lossy(&name).into_owned())
-            .find(|name| !allowed.contains(name) && !form.is_some_and(|form| form.covers_query(name)))
+        let unsigned = |name: &str| !allowed.iter().any(|known| known == name) && !form.is_some_and(|form| form.covers_query(name));
+        facts.query().split(|byte| *byte == b'&').filter(|piece| !piece.is_empty()).find_map(|piece| {
+            let bare = !piece.contains(&b'=');
+            let name = String::from_utf8_lossy(&form::decode(form::raw(piece).next()?.0)).into_owned();
+            unsigned(&name).then(|| if bare { "*".to_owned() } else { name.chars().take(64).collect() })
+        })
     }
 
     /// Which form a request is of: the first whose conditions hold, else the last.

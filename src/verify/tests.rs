@@ -571,7 +571,9 @@ fn query_parameters_that_are_not_signed_are_named() {
     assert_eq!(ask(&github, URL, &[]), None);
     assert_eq!(ask(&github, "https://h/?tenant=1", &[]), None);
     assert_eq!(ask(&github, "https://h/?tenant=1&admin=1", &[]), Some("admin".into()));
-    assert_eq!(ask(&github, "https://h/?%74enant=1&%61dmin", &[]), Some("admin".into()));
+    assert_eq!(ask(&github, "https://h/?%74enant=1&%61dmin=", &[]), Some("admin".into()));
+    assert_eq!(ask(&github, "https://h/?tenant&s3cret", &[]), Some("*".into()), "what has no value may be a token itself");
+    assert_eq!(ask(&github, &format!("https://h/?{}=1", "a".repeat(5000)), &[]).map(|name| name.len()), Some(64));
     assert_eq!(ask(&preset("square", &[KEY]), "https://h/?a=1", &[]), None);
     let hubspot = preset("hubspot", &[KEY]);
     assert_eq!(ask(&hubspot, "https://h/?a=1", &[("x-hubspot-signature-v3", "x")]), None);
