@@ -179,30 +179,14 @@ impl Plan {
         self.anonymous.as_ref()
     }
 
-    /// The names that a filter may choose among, each once.
-    pub(crate) fn names(&self) -> Vec<Arc<str>> {
-        let mut names: Vec<Arc<str>> = Vec::new();
-        for branch in &self.branches {
-            if !names.contains(&branch.to) {
-                names.push(Arc::clone(&branch.to));
-            }
-        }
-        names
+    /// Whether a filter may choose this destination.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.branches.iter().any(|branch| *branch.to == *name)
     }
 
     /// The destinations whose answer a sender may wait for.
     pub(crate) fn required(&self) -> impl Iterator<Item = &Arc<str>> {
         self.branches.iter().filter(|branch| branch.required).map(|branch| &branch.to)
-    }
-
-    /// Whether a condition looks into the body.
-    pub(crate) fn uses_body(&self) -> bool {
-        self.branches.iter().any(|branch| branch.when.as_ref().is_some_and(Condition::uses_body))
-    }
-
-    /// Whether some event may have no required branch: its sender gets the route's `acknowledge`.
-    pub(crate) fn may_acknowledge(&self) -> bool {
-        !self.branches.iter().any(|branch| branch.required && branch.when.is_none())
     }
 
     /// The branches that the event takes.
@@ -312,7 +296,7 @@ mod tests {
         check(three, "{}", Some(&["bus", "audit"]), &["bus"], 0);
         check(three, "{\"n\":1}", Some(&["audit", "billing"]), &["billing!", "audit"], 0);
         check(three, "{}", Some(&[]), &["Drop"], 0);
-        assert_eq!(plan(three).names().iter().map(|name| &**name).collect::<Vec<_>>(), ["billing", "bus", "audit"]);
+        assert_eq!(["billing", "bus", "audit", "cash"].map(|name| plan(three).has(name)), [true, true, true, false]);
     }
 
     #[test]

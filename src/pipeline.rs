@@ -228,7 +228,7 @@ async fn deliver(gate: &Gate, route: &Arc<Route>, mut event: Box<Event>, claimed
         (event, Verdict::Pass)
     } else {
         // Boxed, so that the future of a request without filters stays small.
-        let filtered = Box::pin(filter::apply(&route.filters, *event, &route.metrics)).await?;
+        let filtered = Box::pin(filter::apply(&route.filters, *event, &|name| route.deliver.has(name), &route.metrics)).await?;
         (Box::new(filtered.event), filtered.verdict)
     };
     trail.line.annotations.clone_from(&event.annotations);

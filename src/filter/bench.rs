@@ -35,7 +35,7 @@ impl FilterCall {
 
     /// One event through the filter; the length of the body that comes out.
     pub async fn run(&self) -> Result<usize, String> {
-        let applied = super::apply(&self.chain, self.event.clone(), &self.metrics).await.map_err(|reject| reject.to_string())?;
+        let applied = super::apply(&self.chain, self.event.clone(), &|_| true, &self.metrics).await.map_err(|reject| reject.to_string())?;
         Ok(applied.event.body.len())
     }
 

@@ -38,16 +38,20 @@ pub(crate) enum Verdict {
     Respond { filter: Arc<str>, answer: Answer },
 }
 
+/// Whether a route's `deliver` has a destination of this name.
+pub(crate) type Known<'a> = &'a (dyn Fn(&str) -> bool + Sync);
+
 /// Runs the filters in order until one ends the event.
 ///
-/// The body is put into one piece only for a filter that wants it. A filter that fails refuses the event as `filter_failed`,
+/// `known` says which destinations the route has: a filter that names another fails. The body is put into one piece only for a filter
+/// that wants it. A filter that fails refuses the event as `filter_failed`,
 /// or is passed over, as its `on_error` says.
-pub(crate) async fn apply(chain: &[Arc<Filter>], mut event: Event, metrics: &RouteMetrics) -> Result<Applied, Reject> {
+pub(crate) async fn apply(chain: &[Arc<Filter>], mut event: Event, known: Known<'_>, metrics: &RouteMetrics) -> Result<Applied, Reject> {
     for filter in chain {
         if !wanted(filter, &event, metrics) {
             continue;
         }
-        match call(filter, &mut event).await {
+        match call(filter, &mut event, known).await {
             Ok(Decision::Pass(changes)) => changes.make(filter.name(), &mut event),
             Ok(Decision::Drop(reason)) => {
                 let filter = filter.shared.settings.name.clone();
@@ -82,7 +86,7 @@ fn wanted(filter: &Filter, event: &Event, metrics: &RouteMetrics) -> bool {
 }
 
 /// One call, counted and timed; a fault of it may quarantine the filter.
-async fn call(filter: &Filter, event: &mut Event) -> Result<Decision, Fault> {
+async fn call(filter: &Filter, event: &mut Event, known: Known<'_>) -> Result<Decision, Fault> {
     let shared = &filter.shared;
     if let Some(quarantine) = &filter.quarantine {
         let asked = quarantine.lock().unwrap_or_else(PoisonError::into_inner).ask(shared.clock.mono());
@@ -99,7 +103,7 @@ async fn call(filter: &Filter, event: &mut Event) -> Result<Decision, Fault> {
     let _permit = shared.engine.0.permits.acquire().await;
     let _running = shared.engine.running();
     let started = shared.clock.mono();
-    let result = match tokio::time::timeout(shared.settings.timeout, run(filter, event)).await {
+    let result = match tokio::time::timeout(shared.settings.timeout, run(filter, event, known)).await {
         Ok(result) => result,
         // The store went with the dropped future: that instance is never entered again.
         Err(_) => Err(shared.fault(Cause::Limit(Limit::Time(shared.settings.timeout)))),
@@ -123,7 +127,7 @@ fn failed(filter: &Filter, event: &Event, fault: &Fault) {
     events::filter_failed(&shared.metrics, shared.name(), &event.route, event.id, fault.kind(), fault, shared.clock.mono());
 }
 
-async fn run(filter: &Filter, event: &mut Event) -> Result<Decision, Fault> {
+async fn run(filter: &Filter, event: &mut Event, known: Known<'_>) -> Result<Decision, Fault> {
     let shared = &filter.shared;
     let output = output_limit(event);
     if filter.about.body {
@@ -141,7 +145,7 @@ async fn run(filter: &Filter, event: &mut Event) -> Result<Decision, Fault> {
     let returned = live.instance.hooklatch_filter_handler().call_handle(&mut live.store, argument).await;
     match returned {
         Ok(Ok(outcome)) => {
-            let decision = convert::decision(outcome, output).map_err(|cause| shared.fault(cause))?;
+            let decision = convert::decision(outcome, output, known).map_err(|cause| shared.fault(cause))?;
             filter.rest(live);
             Ok(decision)
         }

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
-use super::{bindings::hooklatch::filter::types, fault::Cause, host::clean, load::OUTPUT_BYTES};
+use super::{bindings::hooklatch::filter::types, chain::Known, fault::Cause, host::clean, load::OUTPUT_BYTES};
 use crate::{
     event::{Credentials, Event, Verification, is_credential},
     outcome::Answer,
@@ -105,10 +105,10 @@ pub(super) struct Changes {
     annotations: Vec<(String, String)>,
 }
 
-/// Judges what the guest returned; `output` bounds a new body.
-pub(super) fn decision(outcome: types::Outcome, output: usize) -> Result<Decision, Cause> {
+/// Judges what the guest returned; `output` bounds a new body, `known` are the destinations that it may name.
+pub(super) fn decision(outcome: types::Outcome, output: usize, known: Known<'_>) -> Result<Decision, Cause> {
     match outcome {
-        types::Outcome::Pass(made) => changes(made, output).map(Decision::Pass),
+        types::Outcome::Pass(made) => changes(made, output, known).map(Decision::Pass),
         types::Outcome::Drop(reason) => Ok(Decision::Drop(reason.map(|reason| clean(&reason, REASON_BYTES)))),
         types::Outcome::Reject(rejection) => match rejection.status {
             400..=499 | 503 => Ok(Decision::Reject { status: rejection.status, reason: clean(&rejection.reason, REASON_BYTES) }),
@@ -120,7 +120,7 @@ pub(super) fn decision(outcome: types::Outcome, output: usize) -> Result<Decisio
     }
 }
 
-fn changes(made: types::Changes, output: usize) -> Result<Changes, Cause> {
+fn changes(made: types::Changes, output: usize, known: Known<'_>) -> Result<Changes, Cause> {
     at_most("set-headers", made.set_headers.len(), FIELDS)?;
     at_most("remove-headers", made.remove_headers.len(), FIELDS)?;
     at_most("annotations", made.annotations.len(), ANNOTATIONS)?;
@@ -130,6 +130,9 @@ fn changes(made: types::Changes, output: usize) -> Result<Changes, Cause> {
     if let Some(names) = &made.destinations {
         at_most("destinations", names.len(), DESTINATIONS)?;
         names.iter().try_for_each(|name| at_most("bytes of a destination's name", name.len(), DESTINATION_BYTES))?;
+        if let Some(name) = names.iter().find(|name| !known(name)) {
+            return Err(bad(format!("the route delivers to no `{}`: add it to the route's `deliver`, or change the filter", clean(name, DESTINATION_BYTES))));
+        }
     }
     for word in [&made.event_type, &made.order_key].into_iter().flatten() {
         at_most("bytes of event-type or order-key", word.len(), WORD_BYTES)?;

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, Method};
 use uuid::Uuid;
 
 use super::{
-    Applied, Engine, Fault, Filter, Settings, Verdict, apply,
+    Applied, Engine, Fault, Filter, Settings, Verdict,
     fault::{Cause, Limit},
     kv::{Kv, KvError, Operation, Reply},
     read,
@@ -102,6 +102,11 @@ fn event(body: &str) -> Event {
         chosen: None,
         annotations: Vec::new(),
     }
+}
+
+/// A route that delivers to everybody but `nowhere`.
+async fn apply(chain: &[Arc<Filter>], event: Event, metrics: &RouteMetrics) -> Result<Applied, Reject> {
+    super::apply(chain, event, &|name| name != "nowhere", metrics).await
 }
 
 async fn run(filter: &Arc<Filter>, body: &str) -> Result<Applied, Reject> {
@@ -226,6 +231,7 @@ async fn outcomes_that_are_not_allowed_are_failures_of_the_filter() {
         ("removals:40000", "40000 remove-headers: at most 128"),
         ("annotations:40000", "40000 annotations: at most 16"),
         ("destination-list:40000", "40000 destinations: at most 64"),
+        ("destinations:bus,nowhere", "the route delivers to no `nowhere`: add it to the route's `deliver`, or change the filter"),
         ("long-string:1000", "1000 bytes of event-type or order-key: at most 256"),
         ("output:17000000", "17000000 bytes of body: at most 16777216"),
         ("emit:2", "`emit`, which needs the durable queue, is not built yet"),
