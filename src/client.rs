@@ -412,7 +412,7 @@ mod tests {
 
     fn conn(peer: &str, socket: &str) -> Conn {
         let at = |ip: &str| std::net::SocketAddr::new(ip.parse().expect("an address"), 4711);
-        Conn { peer: at(peer), socket: at(socket), local: at("127.0.0.1"), tls: None }
+        Conn { peer: at(peer), socket: at(socket), tls: None }
     }
 
     /// The client found for a request from `peer` with these header lines; "bad_request" for a refusal.

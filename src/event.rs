@@ -63,7 +63,6 @@ pub(crate) struct Conn {
     pub(crate) peer: SocketAddr,
     /// The socket's own peer, always.
     pub(crate) socket: SocketAddr,
-    pub(crate) local: SocketAddr,
     pub(crate) tls: Option<Tls>,
 }
 
@@ -88,7 +87,8 @@ pub(crate) struct Call {
 /// The body still to be read.
 pub(crate) enum CallBody {
     Incoming(crate::listen::http::RequestBody),
-    /// Bytes at hand: tests, and the offline commands.
+    /// Bytes at hand.
+    #[cfg(test)]
     Whole(Bytes),
 }
 

@@ -1,5 +1,4 @@
 //! Hooklatch: a webhook gate. `src/README.md` is the map.
-#![allow(dead_code, reason = "rooms land one by one")]
 
 mod admin;
 mod app;

@@ -29,8 +29,6 @@ pub(crate) struct Problem {
     /// Dotted path of the key, such as `routes.github.verify.secret`; empty for the whole file.
     pub(crate) key: String,
     pub(crate) span: Option<Range<usize>>,
-    /// Said beside the marked place.
-    pub(crate) label: Option<String>,
     /// What to do.
     pub(crate) help: Option<String>,
     /// The marked value may be a secret: no excerpt shows it.
@@ -39,16 +37,11 @@ pub(crate) struct Problem {
 
 impl Problem {
     pub(crate) fn error(key: impl Into<String>, span: Option<Range<usize>>, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, message: message.into(), key: key.into(), span, label: None, help: None, hidden: false }
+        Self { severity: Severity::Error, message: message.into(), key: key.into(), span, help: None, hidden: false }
     }
 
     pub(crate) fn warning(key: impl Into<String>, span: Option<Range<usize>>, message: impl Into<String>) -> Self {
         Self { severity: Severity::Warning, ..Self::error(key, span, message) }
-    }
-
-    pub(crate) fn label(mut self, label: impl Into<String>) -> Self {
-        self.label = Some(label.into());
-        self
     }
 
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
@@ -69,9 +62,6 @@ impl fmt::Display for Problem {
             write!(f, "{}: ", self.key)?;
         }
         f.write_str(&self.message)?;
-        if let Some(label) = &self.label {
-            write!(f, ", {label}")?;
-        }
         if let Some(help) = &self.help {
             write!(f, " ({help})")?;
         }
@@ -109,10 +99,7 @@ impl Source {
                 // Only the lines that are marked: to look through the whole file for each of many problems takes long.
                 let from = masked[..start].rfind('\n').map_or(0, |at| at + 1);
                 let to = masked[end..].find('\n').map_or(masked.len(), |at| end + at);
-                let mut mark = AnnotationKind::Primary.span(start - from..end - from);
-                if let Some(label) = &problem.label {
-                    mark = mark.label(label.as_str());
-                }
+                let mark = AnnotationKind::Primary.span(start - from..end - from);
                 group = group.element(Snippet::source(&masked[from..to]).line_start(self.position(start).0).path(self.name.as_str()).annotation(mark));
             } else {
                 let place = if problem.key.is_empty() { self.name.clone() } else { format!("{}: {}", self.name, problem.key) };
@@ -162,7 +149,7 @@ mod tests {
     #[test]
     fn excerpts_never_show_secrets() {
         let source = Source { name: "p.toml".into(), text: "a = \"literal:hünter2\"\nb = \"redis://u:pässword@h/0\"\n".into() };
-        let problem = Problem::error("a", Some(4..20), "bad").label("here").help("do this");
+        let problem = Problem::error("a", Some(4..20), "bad").help("do this");
         let other = Problem::warning("b", Some(27..45), "weak");
         let text = source.render(&[other, problem], false);
         assert!(!text.contains("nter2") && !text.contains("ssword"), "{text}");

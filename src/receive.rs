@@ -50,6 +50,7 @@ pub(crate) async fn body(
 ) -> Result<Chunks, Reject> {
     let mut sink = Sink { limit: limits.body, reserve, feed, kept: Kept::default() };
     match body {
+        #[cfg(test)]
         CallBody::Whole(whole) => sink.take(whole)?,
         CallBody::Incoming(incoming) => {
             if incoming.size_hint().lower() > limits.body {

@@ -148,10 +148,6 @@ impl<'a> Section<'a> {
         Self { reader, path, table, span, asked: RefCell::default() }
     }
 
-    pub(crate) fn reader(&self) -> &'a Reader {
-        self.reader
-    }
-
     pub(crate) fn inputs(&self) -> &'a Inputs {
         &self.reader.inputs
     }
@@ -172,10 +168,6 @@ impl<'a> Section<'a> {
 
     pub(crate) fn has(&self, key: &str) -> bool {
         self.lookup(key).is_some()
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.table.is_empty()
     }
 
     /// The keys that stand in the file, in its order.
@@ -355,18 +347,6 @@ impl<'a> Section<'a> {
 }
 
 impl<'a> Item<'a> {
-    pub(crate) fn path(&self) -> &str {
-        &self.path
-    }
-
-    pub(crate) fn reader(&self) -> &'a Reader {
-        self.reader
-    }
-
-    pub(crate) fn span(&self) -> Range<usize> {
-        self.value.span()
-    }
-
     pub(crate) fn problem(&self, message: impl Into<String>, help: impl Into<String>) {
         let problem = Problem::error(self.path.clone(), Some(self.value.span()), message);
         let help = help.into();

@@ -368,18 +368,3 @@ fn unknown(what: &str, name: &str, known: &[&str]) -> String {
         None => format!("unknown {what} `{name}`: known are {}", known.join(", ")),
     }
 }
-
-impl Node {
-    /// Whether this node or one below satisfies `wanted`.
-    pub(super) fn any(&self, wanted: &dyn Fn(&Node) -> bool) -> bool {
-        wanted(self)
-            || match self {
-                Self::Constant(_) | Self::Root(_) | Self::Local(_) => false,
-                Self::Select(a, _) | Self::Has(a, _) | Self::Not(a) | Self::Negate(a) | Self::Matches(a, _) => a.any(wanted),
-                Self::Index(pair) | Self::And(pair) | Self::Or(pair) | Self::Binary(_, pair) | Self::Each(_, pair) => pair.iter().any(|a| a.any(wanted)),
-                Self::If(three) | Self::MapIf(three) => three.iter().any(|a| a.any(wanted)),
-                Self::List(many) | Self::Call(_, many) => many.iter().any(|a| a.any(wanted)),
-                Self::Map(entries) => entries.iter().any(|(_, a)| a.any(wanted)),
-            }
-    }
-}

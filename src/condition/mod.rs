@@ -39,24 +39,18 @@ const MAX_VALUES: usize = 250_000;
 pub(crate) struct Condition {
     text: String,
     root: compile::Node,
-    uses_body: bool,
 }
 
 impl Condition {
     /// Reads and checks the text; the error says what is wrong, where, and what to do.
     pub(crate) fn compile(text: &str) -> Result<Self, String> {
         let root = compile::compile(text)?;
-        Ok(Self { text: text.to_owned(), uses_body: root.any(&|node| matches!(node, compile::Node::Root(compile::Root::Body))), root })
+        Ok(Self { text: text.to_owned(), root })
     }
 
     /// As it was written.
     pub(crate) fn text(&self) -> &str {
         &self.text
-    }
-
-    /// Whether it looks into the body, which then has to be at hand and is parsed.
-    pub(crate) fn uses_body(&self) -> bool {
-        self.uses_body
     }
 
     /// Whether it holds for the event. Never longer than the bounds above; what to do on an error is the caller's rule.

@@ -18,7 +18,7 @@ use crate::{
     admin, client, clock, deliver,
     event::is_credential,
     filter, guard, listen, observe,
-    problem::{Problem, Severity, Source},
+    problem::{Problem, Source},
     section::{Inputs, Reader, Section},
     state, verify,
 };
@@ -50,16 +50,6 @@ pub(crate) struct Read {
     /// Every file that was asked for, also by a policy that was refused.
     pub(crate) files: BTreeSet<PathBuf>,
     pub(crate) config: Option<Config>,
-}
-
-impl Read {
-    pub(crate) fn failed(&self) -> bool {
-        self.config.is_none()
-    }
-
-    pub(crate) fn warnings(&self) -> impl Iterator<Item = &Problem> {
-        self.problems.iter().filter(|problem| problem.severity == Severity::Warning)
-    }
 }
 
 /// The state directory: `$STATE_DIRECTORY`, else `/var/lib/hooklatch` for a policy under `/etc`, else `./var`.
@@ -222,12 +212,13 @@ fn masked(value: serde_json::Value) -> serde_json::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::problem::Severity;
 
     /// What reading says, a line each: `E key: message` or `W key: message`.
     fn said(text: &str) -> Vec<String> {
         let inputs = Inputs::memory(&[("SECRET", "a secret of some length")], &[]);
         let read = read(Source { name: "t.toml".into(), text: text.into() }, inputs);
-        assert_eq!(read.failed(), read.problems.iter().any(|problem| problem.severity == Severity::Error));
+        assert_eq!(read.config.is_none(), read.problems.iter().any(|problem| problem.severity == Severity::Error));
         let letter = |problem: &Problem| if problem.severity == Severity::Error { 'E' } else { 'W' };
         read.problems.iter().map(|problem| format!("{} {}: {}", letter(problem), problem.key, problem.message)).collect()
     }

@@ -26,7 +26,6 @@ use ::http::StatusCode;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
-#[allow(unused_imports, reason = "for filters and config, which land beside this")]
 pub(crate) use self::settings::{Settings, looks_like_url, read, read_url};
 use crate::{
     choose::Parcel,
@@ -146,10 +145,6 @@ impl Destination {
         Ok(Arc::new(Self { name: settings.name.as_str().into(), kind, timeout: settings.timeout, slots: settings.concurrency.map(Semaphore::new), metrics }))
     }
 
-    pub(crate) fn name(&self) -> &Arc<str> {
-        &self.name
-    }
-
     /// One attempt: sends the event and reads the whole answer, within the destination's timeout.
     pub(crate) async fn send(&self, event: &Event, strip_credentials: bool, attempt: u32) -> Result<Answer, Failure> {
         let clock = Clock::system();
@@ -210,6 +205,7 @@ pub(crate) struct Afterwork(TaskTracker);
 
 impl Afterwork {
     /// Resolves when none is under way; new ones may still begin before that.
+    #[cfg(test)]
     pub(crate) async fn finished(&self) {
         self.0.close();
         self.0.wait().await;

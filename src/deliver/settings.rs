@@ -90,10 +90,6 @@ impl Settings {
         self.timeout
     }
 
-    pub(crate) fn is_inspector(&self) -> bool {
-        matches!(self.to, To::Inspector)
-    }
-
     /// Whether anything travels in the clear over the network: plain HTTP to another machine.
     pub(crate) fn is_plain_network(&self) -> bool {
         let To::Http(http) = &self.to else { return false };

@@ -13,7 +13,7 @@ const FILE: &str = "lock";
 
 /// Held until dropped; the system frees it when the process ends, however it ends.
 #[derive(Debug)]
-pub(crate) struct Lock(Option<File>);
+pub(crate) struct Lock(#[expect(dead_code, reason = "the open file is the lock")] Option<File>);
 
 impl Lock {
     /// For media without a folder.

@@ -158,6 +158,7 @@ impl Filter {
         self.shared.name()
     }
 
+    #[cfg(test)]
     pub(crate) fn about(&self) -> &About {
         &self.about
     }

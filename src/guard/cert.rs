@@ -15,7 +15,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::{
     clock::{Mono, Now},
-    event::{Conn, Tls},
+    event::Conn,
     reject::{Reason, Reject},
     section::{Item, Section, nearest},
 };
@@ -136,12 +136,6 @@ impl Rule {
     }
 }
 
-/// The subject of the certificate a client showed, as the certificate says it: only as good as the CA that `listen` checked it against.
-pub(crate) fn shown(tls: &Tls) -> Option<Arc<str>> {
-    let (_, cert) = X509Certificate::from_der(tls.client_chain.first()?).ok()?;
-    Some(cert.subject().to_string().into())
-}
-
 fn verifier(cas: &[CertificateDer<'static>]) -> Result<Arc<dyn ClientCertVerifier>, String> {
     let mut roots = RootCertStore::empty();
     for cert in cas {
@@ -236,6 +230,7 @@ mod tests {
     use super::*;
     use crate::{
         clock::Clock,
+        event::Tls,
         problem::Source,
         section::{Inputs, Reader},
     };
@@ -272,7 +267,7 @@ mod tests {
 
     fn conn(chain: Chain) -> Conn {
         let at = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-        Conn { peer: at, socket: at, local: at, tls: Some(Tls { server_name: None, client_chain: chain }) }
+        Conn { peer: at, socket: at, tls: Some(Tls { server_name: None, client_chain: chain }) }
     }
 
     fn read(pem: &str, keys: &str) -> (Option<Rule>, Vec<String>) {

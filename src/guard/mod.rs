@@ -114,7 +114,7 @@ mod tests {
 
     fn ask(guards: &Guards, ip: &str, length: &str, observed: &[Reason]) -> String {
         let at = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-        let conn = Conn { peer: at, socket: at, local: at, tls: None };
+        let conn = Conn { peer: at, socket: at, tls: None };
         let head = http::Request::builder().header("host", "x").header("content-length", length).body(()).expect("a request").into_parts().0;
         let client = Client::new(ip.parse().expect("an address"));
         match admit(guards, &client, &conn, &head, Clock::hand(0).now(), |reason| !observed.contains(&reason)) {

@@ -349,6 +349,7 @@ impl Live {
         }
     }
 
+    #[cfg(test)]
     fn keys(&self) -> usize {
         match &self.bucket {
             Bucket::One(_) => 0,
@@ -411,6 +412,7 @@ impl Limiters {
     }
 
     /// How many keys are remembered.
+    #[cfg(test)]
     pub(crate) fn keys(&self) -> usize {
         self.live.lock().unwrap_or_else(PoisonError::into_inner).values().filter_map(Weak::upgrade).map(|live| live.keys()).sum()
     }

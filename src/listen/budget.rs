@@ -204,18 +204,6 @@ impl Reservation {
         self.bytes += more;
         Ok(())
     }
-
-    /// Gives back all but `bytes`.
-    pub(crate) fn shrink(&mut self, bytes: u64) {
-        if bytes < self.bytes {
-            self.budget.buffered.give(self.bytes - bytes);
-            self.bytes = bytes;
-        }
-    }
-
-    pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
-    }
 }
 
 impl Drop for Reservation {
@@ -270,9 +258,7 @@ mod tests {
         let mut held = budget.reserve(4).expect("room");
         held.grow(6).expect("room");
         assert_eq!(held.grow(1).expect_err("full").reason, Reason::Overloaded);
-        assert_eq!((held.bytes(), budget.buffered()), (10, 10));
-        held.shrink(3);
-        assert_eq!(budget.buffered(), 3);
+        assert_eq!(budget.buffered(), 10);
         drop(held);
         assert_eq!(budget.buffered(), 0);
         budget.set(Quota { connections: 0, per_ip_connections: 0, requests: 0, buffered_bytes: 0 });

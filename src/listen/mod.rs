@@ -86,6 +86,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
+    #[cfg(test)]
     pub(crate) const ALL: &'static [Fault] = &[
         Self::ConnectionLimit,
         Self::AddressLimit,
@@ -338,11 +339,6 @@ impl Listener {
         Ok(Self { settings: settings.clone(), addresses, sockets, control: Arc::new(control) })
     }
 
-    /// The addresses in use, with the ports that the system chose.
-    pub(crate) fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
-    }
-
     pub(crate) fn control(&self) -> Arc<Control> {
         Arc::clone(&self.control)
     }
@@ -403,10 +399,12 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// The addresses in use, with the ports that the system chose.
     pub(crate) fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
+    #[cfg(test)]
     pub(crate) fn control(&self) -> Arc<Control> {
         Arc::clone(&self.control)
     }
@@ -451,6 +449,7 @@ impl Control {
         self.tls().own.as_ref().map(|own| own.ca_file.clone())
     }
 
+    #[cfg(test)]
     pub(crate) fn budget(&self) -> &Arc<Budget> {
         &self.budget
     }

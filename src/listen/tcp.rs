@@ -268,7 +268,6 @@ async fn begin<S: Serve>(
         shared.serve.fault(peer, fault, detail);
         None
     };
-    let local = stream.local_addr().ok()?;
     let _ = stream.set_nodelay(true); // an answer leaves at once; without it, it only leaves later
     let mut peer = socket;
     let trusted = live.trusts(socket.ip());
@@ -295,7 +294,7 @@ async fn begin<S: Serve>(
             Ok(found) => found.ok()?,
             Err(_) => return fault(peer, Fault::HeaderTimeout, ""),
         };
-        return Some((Opened::Plain(stream, http2), Conn { peer, socket, local, tls: None }, guard));
+        return Some((Opened::Plain(stream, http2), Conn { peer, socket, tls: None }, guard));
     };
     // One look at the first byte: a browser or curl that was told http:// deserves better than an alert.
     let handshake = async {
@@ -315,7 +314,7 @@ async fn begin<S: Serve>(
                 client_chain: session.peer_certificates().map(|chain| chain.iter().map(|cert| cert.clone().into_owned()).collect()).unwrap_or_default(),
             };
             let http2 = session.alpn_protocol() == Some(b"h2");
-            Some((Opened::Tls(Box::new(stream), http2), Conn { peer, socket, local, tls: Some(tls) }, guard))
+            Some((Opened::Tls(Box::new(stream), http2), Conn { peer, socket, tls: Some(tls) }, guard))
         }
         Ok(Err(why)) if why.kind() == io::ErrorKind::InvalidData => fault(peer, Fault::HandshakeFailed, &why.to_string()),
         // A peer that connects and leaves is a load balancer's health check more often than not.

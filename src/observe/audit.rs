@@ -545,6 +545,7 @@ enum Order {
     Configure(Option<Settings>),
     Reopen,
     /// Answer when everything before has been tried.
+    #[cfg(test)]
     Flush(mpsc::SyncSender<()>),
     Close(mpsc::SyncSender<()>),
 }
@@ -625,6 +626,7 @@ impl Audit {
     }
 
     /// Waits, at most `most`, until all that was pushed before has been written or has failed. Not for async code.
+    #[cfg(test)]
     pub(crate) fn flush(&self, most: Duration) -> bool {
         let (done, wait) = mpsc::sync_channel(1);
         self.order(Order::Flush(done));
@@ -683,6 +685,7 @@ impl Writer {
                         self.file = None;
                         self.write(true);
                     }
+                    #[cfg(test)]
                     Order::Flush(done) => {
                         self.write(true);
                         let _ = done.send(()); // whoever asked may have stopped waiting

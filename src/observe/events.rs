@@ -68,7 +68,6 @@ impl Bounded {
 static REFUSALS: Bounded = Bounded::new(20);
 static ACCEPT: Bounded = Bounded::new(1);
 static FAULTS: Bounded = Bounded::new(5);
-static STATE: Bounded = Bounded::new(5);
 static FILTER: Bounded = Bounded::new(10);
 static DELIVERY: Bounded = Bounded::new(10);
 static CONDITION: Bounded = Bounded::new(5);
@@ -212,20 +211,7 @@ pub(crate) fn drained(left: usize) {
     }
 }
 
-/// The wall clock jumped; replay records are kept as they were.
-pub(crate) fn clock_stepped(by: Duration, forward: bool) {
-    warn!(by = %humantime::format_duration(by), forward, "the clock was set; signed times are judged by the new one");
-}
-
 // -- what the gate leans on --
-
-/// The state store failed an operation.
-pub(crate) fn state_failed(metrics: &Metrics, op: &'static str, why: &dyn fmt::Display, now: Mono) {
-    metrics.state_error(op);
-    if let Some(held_back) = STATE.allow(now) {
-        error!(op, error = %why, held_back = more(held_back), "the state store failed");
-    }
-}
 
 /// A filter's call failed; `why` is for its author.
 pub(crate) fn filter_failed(metrics: &FilterMetrics, filter: &str, route: &str, event: EventId, kind: &'static str, why: &dyn fmt::Display, now: Mono) {

@@ -100,7 +100,6 @@ pub(crate) struct Traits {
     pub(crate) retries: Option<Retries>,
     /// Where its requests come from, as shipped; empty where it publishes nothing.
     pub(crate) ip_ranges: Vec<IpNet>,
-    pub(crate) docs: Option<String>,
     pub(crate) checked: Option<Checked>,
 }
 
@@ -152,7 +151,6 @@ pub(super) enum When {
 #[derive(Clone, Debug)]
 pub(super) struct Identity {
     pub(super) id: Option<Place>,
-    pub(super) id_signed: bool,
     /// The first that has a value.
     pub(super) types: Vec<Place>,
     pub(super) replay: ReplayRule,
@@ -331,7 +329,7 @@ impl Variant {
             scheme: scheme.name,
             method,
             pointers: pointers.into_vec(),
-            identity: Identity { id, id_signed, types, replay: replay? },
+            identity: Identity { id, types, replay: replay? },
         })
     }
 
@@ -419,6 +417,7 @@ impl Traits {
             }
             Some(item) => item.items().unwrap_or_default().iter().filter_map(range).collect(),
         };
+        let _ = section.opt_string("docs"); // for people: `providers NAME` shows it as it stands
         let words = [("never", Retries::Never), ("automatic", Retries::Automatic), ("manual", Retries::Manual)];
         Self {
             acknowledge,
@@ -426,7 +425,6 @@ impl Traits {
             max_body: section.opt_size("max_body"),
             retries: section.choice("retries", &words),
             ip_ranges,
-            docs: section.opt_string("docs"),
             checked: section.choice("checked", &[("vectors", Checked::Vectors), ("docs", Checked::Docs)]),
         }
     }

@@ -181,10 +181,6 @@ impl Encoding {
         self.table().encode(bytes)
     }
 
-    pub(super) fn decode(self, text: &[u8]) -> Option<Vec<u8>> {
-        self.table().decode(text).ok()
-    }
-
     /// A digest of exactly `len` bytes.
     pub(super) fn decode_tag(self, text: &[u8], len: usize) -> Option<Tag> {
         let mut buffer = [0; MAX_TAG + 2];

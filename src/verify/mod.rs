@@ -34,7 +34,6 @@ use data_encoding::HEXLOWER;
 use http::{HeaderMap, HeaderName, Method as HttpMethod, header::AUTHORIZATION};
 use sha2::{Digest, Sha256};
 
-#[allow(unused_imports, reason = "the rooms that read them land one by one")]
 pub(crate) use self::{
     catalogue::{Catalogue, Entry},
     definition::{Acknowledge, Checked, Definition, Retries, SCHEMES, Traits},
