@@ -139,6 +139,10 @@ fn request(path: &str, size: usize, secret: &str, tampered: bool, close: bool) -
         }
         i += 1;
     }
+    // The last item's comma would not be JSON, and a filter that reads the body says so.
+    if let Some(comma) = body.iter().rposition(|byte| *byte == b',').filter(|at| body[..*at].ends_with(b"}")) {
+        body[comma] = b' ';
+    }
     body.extend_from_slice(close_list);
     let mut signed = Mac::new_from_slice(secret.as_bytes()).unwrap();
     signed.update(&body);
