@@ -208,13 +208,7 @@ impl Http {
             Some(Ok(host)) => Cow::Owned(host),
             _ => Cow::Borrowed(&endpoint.host),
         };
-        let rule = Rule {
-            host: (!h2).then_some(host.as_ref()),
-            basic: endpoint.basic.as_ref(),
-            own: &self.headers,
-            strip_credentials,
-            attempt,
-        };
+        let rule = Rule { host: (!h2).then_some(host.as_ref()), basic: endpoint.basic.as_ref(), own: &self.headers, strip_credentials, attempt };
         let headers = headers::outgoing(event, &rule);
         let uri = if h2 {
             let origin = match kept {
