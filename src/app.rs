@@ -503,7 +503,9 @@ fn banner(
         anstream::eprintln!("  CA         {} (self-signed: clients are told to trust this file)", ca.display());
     }
     if let Some(admin) = admin {
-        anstream::eprintln!("  page       {}", admin.url());
+        // With the token behind the `#`, which a browser never sends, the page logs in by itself.
+        let token = made.as_ref().map(|(_, token)| format!("#token={}", token.as_str())).unwrap_or_default();
+        anstream::eprintln!("  page       {}{token}", admin.url());
     }
     if let Some((file, token)) = &made {
         anstream::eprintln!("  token      {} (made just now, kept in {}; it is not shown again)", token.as_str(), file.display());
