@@ -101,15 +101,6 @@ impl Model {
         guard(&self.0).syncs
     }
 
-    /// Flips bits of what is on the disk.
-    pub(crate) fn damage(&self, at: usize) {
-        let mut platter = guard(&self.0);
-        if let Some(byte) = platter.cached.get_mut(at) {
-            *byte ^= 0x55;
-        }
-        platter.durable = platter.cached.clone();
-    }
-
     pub(crate) fn len(&self) -> usize {
         guard(&self.0).cached.len()
     }
