@@ -16,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Request, Response, Uri, Version, header::CONTENT_LENGTH, uri::PathAndQuery};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use tokio::time::{Sleep, sleep};
+use tokio::time::Sleep;
 
 use super::{
     Failure, Phase,
@@ -90,9 +90,8 @@ impl Http {
         })
     }
 
-    /// Sends the event and reads the whole answer.
-    pub(super) async fn send(&self, event: &Event, strip_credentials: bool, attempt: u32) -> Result<Answer, Failure> {
-        let mut limit = std::pin::pin!(sleep(self.timeout));
+    /// Sends the event and reads the whole answer before the limit, which is that of `timeout`.
+    pub(super) async fn send(&self, event: &Event, strip_credentials: bool, attempt: u32, mut limit: Pin<&mut Sleep>) -> Result<Answer, Failure> {
         let Some(balance) = &self.balance else {
             return self.exchange(&self.endpoints[0], event, strip_credentials, attempt, limit.as_mut()).await;
         };
@@ -345,7 +344,7 @@ fn endpoint(settings: &settings::Http, address: &settings::Address, config: Opti
 }
 
 /// The future's end, or `None` when the limit comes first.
-async fn within<F: Future>(mut limit: Pin<&mut Sleep>, future: F) -> Option<F::Output> {
+pub(super) async fn within<F: Future>(mut limit: Pin<&mut Sleep>, future: F) -> Option<F::Output> {
     let mut future = std::pin::pin!(future);
     std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
         std::task::Poll::Ready(output) => std::task::Poll::Ready(Some(output)),

@@ -16,14 +16,17 @@ use std::{
     collections::HashMap,
     fmt,
     future::Future,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use ::http::StatusCode;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::sleep,
+};
 use tokio_util::task::TaskTracker;
 
 pub(crate) use self::settings::{Settings, looks_like_url, read, read_url};
@@ -168,16 +171,18 @@ impl Destination {
     }
 
     async fn attempt(&self, event: &Event, strip_credentials: bool, attempt: u32) -> Result<Answer, Failure> {
+        // One limit for all of it: a sender waits no longer because it waited for a place first.
+        let mut limit = pin!(sleep(self.timeout));
         // The semaphore is never closed: an error would only mean no limit.
         let _slot = match &self.slots {
             None => None,
             Some(slots) => match slots.try_acquire() {
                 Ok(slot) => Some(slot),
-                Err(_) => tokio::time::timeout(self.timeout, slots.acquire()).await.map_err(|_| Failure::Busy)?.ok(),
+                Err(_) => http::within(limit.as_mut(), slots.acquire()).await.ok_or(Failure::Busy)?.ok(),
             },
         };
         match &self.kind {
-            Kind::Http(http) => http.send(event, strip_credentials, attempt).await,
+            Kind::Http(http) => http.send(event, strip_credentials, attempt, limit).await,
             Kind::Inspector(store) => Ok(store.receive(event, attempt)),
         }
     }

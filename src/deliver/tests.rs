@@ -840,6 +840,27 @@ async fn without_a_required_branch_the_sender_is_acknowledged_at_once() {
     tokio::time::timeout(Duration::from_secs(10), afterwork.finished()).await.expect("ends with its deliveries");
 }
 
+#[tokio::test]
+async fn waiting_for_a_place_counts_to_the_timeout() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("silent");
+    let _silent = UnixListener::bind(&path).expect("a socket");
+    let destination = open(&format!("url = \"unix:{}\"\ntimeout = \"600ms\"\nconcurrency = 1", path.display()), &[]);
+    let slots = destination.slots.as_ref().expect("a limit");
+    let held = slots.acquire().await.expect("one place");
+    let freed = async {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        drop(held);
+    };
+    let event = event("{}");
+    // Timers end in their order: that of a wait which begins anew with the place comes after the one here.
+    tokio::select! {
+        biased;
+        (ended, ()) = async { tokio::join!(destination.send(&event, false, 1), freed) } => assert!(matches!(ended, Err(Failure::TimedOut { .. })), "{ended:?}"),
+        () = tokio::time::sleep(Duration::from_millis(900)) => panic!("the wait for the place came on top"),
+    }
+}
+
 /// A slow receiver that no sender waits for must not take all memory and descriptors.
 #[tokio::test]
 async fn deliveries_without_a_sender_are_bounded() {
