@@ -115,7 +115,7 @@ pub(crate) fn read(log: &Section<'_>) -> Option<Settings> {
 pub(crate) enum Decision {
     Ended(Ending),
     Refused(Reason),
-    /// The sender went away before there was an answer.
+    /// The gate failed before there was an answer; `detail` says how.
     Aborted,
 }
 

@@ -101,8 +101,8 @@ pub(crate) fn decided(audit: &Audit, route: &RouteMetrics, line: Line, now: Mono
             route.aborted(line.took);
             if let Some(held_back) = REFUSALS.allow(now) {
                 info!(
-                    target: "hooklatch::request", route = name, client.ip = client.map(tracing::field::display), event = %id, elapsed_ms,
-                    held_back = more(held_back), "the sender went away before it was answered"
+                    target: "hooklatch::request", route = name, client.ip = client.map(tracing::field::display), event = %id,
+                    detail = %Tame(&line.detail), elapsed_ms, held_back = more(held_back), "request aborted"
                 );
             }
         }
