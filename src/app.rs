@@ -308,7 +308,8 @@ async fn serve(path: &Path, config: Config, state_dir: PathBuf, clock: Clock, re
         }
     };
     let running = listener.start(gate.clone())?;
-    events::policy_loaded(&metrics, path, 1, config.routes.len());
+    // Its warnings were said before anything was opened.
+    events::policy_loaded(&metrics, path, 1, config.routes.len(), &[]);
     show_certificates(&metrics, &control, &clock);
     readiness.serving();
     banner(&running, &control, admin.as_ref(), &config, made);
@@ -395,8 +396,8 @@ async fn control_loop(running: &mut Running, mut watch: Watch, mut signals: Sign
         };
         let generation = running.gate.policy.load().generation;
         let answer = match result {
-            Ok(()) => {
-                events::policy_loaded(&running.gate.metrics, &running.path, generation, running.config.routes.len());
+            Ok(warnings) => {
+                events::policy_loaded(&running.gate.metrics, &running.path, generation, running.config.routes.len(), &warnings);
                 show_certificates(&running.gate.metrics, &running.control, &running.gate.clock);
                 running.readiness.note("policy", None);
                 Ok(serde_json::json!({ "generation": generation }))
@@ -413,8 +414,8 @@ async fn control_loop(running: &mut Running, mut watch: Watch, mut signals: Sign
     }
 }
 
-/// Reads and opens the policy anew; either all of it is in force afterwards, or none.
-async fn reload(running: &mut Running, watch: &mut Watch) -> Result<(), Refused> {
+/// Reads and opens the policy anew; either all of it is in force afterwards, or none. Hands out the policy's warnings.
+async fn reload(running: &mut Running, watch: &mut Watch) -> Result<Vec<Problem>, Refused> {
     let path = running.path.clone();
     watch.look();
     let whole = |message: String| Refused(vec![Problem::error("", None, message)]);
@@ -452,7 +453,7 @@ async fn reload(running: &mut Running, watch: &mut Watch) -> Result<(), Refused>
     observe::setup::start(&config.log);
     watch.follow(&config.files);
     running.config = config;
-    Ok(())
+    Ok(read.problems) // without an error there are only warnings
 }
 
 /// What only a restart can change is refused as such, never half taken over.

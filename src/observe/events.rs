@@ -160,9 +160,12 @@ pub(crate) fn connection_failed(audit: &Audit, unrouted: &RouteMetrics, metrics:
 
 // -- policy and life --
 
-/// A policy serves from now on.
-pub(crate) fn policy_loaded(metrics: &Metrics, file: &Path, generation: u64, routes: usize) {
+/// A policy serves from now on; `warnings` are what is weak in it.
+pub(crate) fn policy_loaded(metrics: &Metrics, file: &Path, generation: u64, routes: usize, warnings: &[Problem]) {
     metrics.config_loaded(true);
+    for warning in warnings {
+        warn!(policy = %file.display(), "{warning}");
+    }
     info!(policy = %file.display(), generation, routes, "policy loaded");
 }
 
@@ -295,6 +298,15 @@ mod tests {
         assert_eq!(log.lines().count(), 3, "{log}");
         assert!(log.contains("reject.code=\"signature_mismatch\"") && !log.contains('\u{1b}'), "{log}");
         assert_eq!(audit.decisions().list(0).len(), 3);
+    }
+
+    #[test]
+    fn a_policy_is_loaded_with_its_warnings() {
+        let metrics = Metrics::with_clock("0", Clock::hand(0));
+        let warnings = [Problem::warning("routes.a.verify", None, "anybody may send here")];
+        let log = captured("info", || policy_loaded(&metrics, Path::new("p.toml"), 2, 1, &warnings));
+        assert!(log.contains("routes.a.verify: anybody may send here") && log.contains("policy loaded"), "{log}");
+        assert!(metrics.encode().contains("hooklatch_config_reloads_total{result=\"ok\"} 1"));
     }
 
     #[test]
