@@ -3,26 +3,22 @@
 //! The gate keeps it in its [`State`]; [`Memory`] is for `check`, benches and tests.
 
 use std::{
-    collections::{BTreeMap, HashMap},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use futures_util::future::BoxFuture;
 
+pub(crate) use crate::state::NAMESPACE_BYTES;
 use crate::{
-    clock::{Mono, Now},
-    state::{self, State},
+    clock::Now,
+    state::{self, Namespaces, State},
 };
 
 /// Longest key, in bytes; an empty one is refused too.
 pub(crate) const KEY_BYTES: usize = 256;
 /// Longest value, in bytes.
 pub(crate) const VALUE_BYTES: usize = 64 << 10;
-/// All keys and values of one filter, in bytes, with [`ENTRY_BYTES`] for each entry.
-pub(crate) const NAMESPACE_BYTES: usize = 1 << 20;
-/// What an entry costs beside its key and value.
-const ENTRY_BYTES: usize = 64;
 
 /// What a filter asks of its namespace; each is one step that no other call can get between.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,119 +73,54 @@ impl Kv for State {
             Operation::Increment { by, ttl } => self.kv_increment(filter, &key, by, ttl, now).map(Reply::Sum),
             Operation::Swap { expected, value, ttl } => self.kv_compare_and_set(filter, &key, expected.as_deref(), value.into(), ttl, now).map(Reply::Done),
         };
-        let reply = reply.map_err(|why| match why {
-            state::KvError::NotANumber => KvError::NotANumber,
-            state::KvError::Full => KvError::Full,
-            state::KvError::Unavailable => KvError::Unavailable("the state store does not answer".to_owned()),
-        });
-        Box::pin(std::future::ready(reply))
+        Box::pin(std::future::ready(reply.map_err(KvError::from)))
     }
 }
 
-/// In memory, for one process.
+impl From<state::KvError> for KvError {
+    fn from(why: state::KvError) -> Self {
+        match why {
+            state::KvError::NotANumber => Self::NotANumber,
+            state::KvError::Full => Self::Full,
+            state::KvError::Unavailable => Self::Unavailable("the state store does not answer".to_owned()),
+        }
+    }
+}
+
+/// In memory, for one process: what the state keeps, without its file.
 #[derive(Debug, Default)]
-pub(crate) struct Memory(Mutex<BTreeMap<String, Namespace>>);
+pub(crate) struct Memory(Mutex<Namespaces>);
 
 impl Kv for Memory {
     fn run<'a>(&'a self, filter: &'a str, key: String, operation: Operation, now: Now) -> BoxFuture<'a, Result<Reply, KvError>> {
-        let mut namespaces = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !namespaces.contains_key(filter) {
-            namespaces.insert(filter.to_owned(), Namespace::default());
-        }
-        let reply = namespaces.get_mut(filter).map_or(Err(KvError::Full), |namespace| namespace.run(key, operation, now.mono));
-        Box::pin(std::future::ready(reply))
-    }
-}
-
-#[derive(Debug, Default)]
-struct Namespace {
-    entries: HashMap<String, Entry>,
-    bytes: usize,
-}
-
-#[derive(Debug)]
-struct Entry {
-    value: Vec<u8>,
-    expires: Option<Mono>,
-}
-
-impl Namespace {
-    fn run(&mut self, key: String, operation: Operation, now: Mono) -> Result<Reply, KvError> {
-        if self.entries.get(&key).is_some_and(|entry| expired(entry, now)) {
-            self.remove(&key);
-        }
-        match operation {
-            Operation::Get => Ok(Reply::Value(self.entries.get(&key).map(|entry| entry.value.clone()))),
-            Operation::Delete => Ok(Reply::Done(self.remove(&key))),
-            Operation::Set { value, ttl } => self.put(key, value, ttl.map(|ttl| now.plus(ttl)), now).map(|()| Reply::Done(true)),
-            Operation::Increment { by, ttl } => {
-                let (old, expires) = match self.entries.get(&key) {
-                    Some(entry) => (number(&entry.value).ok_or(KvError::NotANumber)?, entry.expires),
-                    None => (0, ttl.map(|ttl| now.plus(ttl))),
-                };
-                let sum = old.checked_add(by).ok_or(KvError::NotANumber)?;
-                self.put(key, sum.to_string().into_bytes(), expires, now)?;
-                Ok(Reply::Sum(sum))
-            }
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let reply = match operation {
+            Operation::Get => Ok(Reply::Value(all.get(filter, &key, now).map(|value| value.to_vec()))),
+            Operation::Set { value, ttl } => all.set(filter, &key, value.into(), ttl, now).map(|_| Reply::Done(true)),
+            Operation::Delete => Ok(Reply::Done(all.delete(filter, &key, now).is_some())),
+            Operation::Increment { by, ttl } => all.increment(filter, &key, by, ttl, now).map(|(sum, _)| Reply::Sum(sum)),
             Operation::Swap { expected, value, ttl } => {
-                if self.entries.get(&key).map(|entry| &entry.value) != expected.as_ref() {
-                    return Ok(Reply::Done(false));
-                }
-                self.put(key, value, ttl.map(|ttl| now.plus(ttl)), now)?;
-                Ok(Reply::Done(true))
+                all.compare_and_set(filter, &key, expected.as_deref(), value.into(), ttl, now).map(|written| Reply::Done(written.is_some()))
             }
-        }
+        };
+        Box::pin(std::future::ready(reply.map_err(KvError::from)))
     }
-
-    fn put(&mut self, key: String, value: Vec<u8>, expires: Option<Mono>, now: Mono) -> Result<(), KvError> {
-        let old = self.entries.get(&key).map_or(0, |entry| cost(&key, entry));
-        let entry = Entry { value, expires };
-        let new = cost(&key, &entry);
-        if self.bytes - old + new > NAMESPACE_BYTES {
-            let gone: Vec<String> = self.entries.iter().filter(|(_, entry)| expired(entry, now)).map(|(key, _)| key.clone()).collect();
-            for key in &gone {
-                self.remove(key);
-            }
-            if self.bytes - old + new > NAMESPACE_BYTES {
-                return Err(KvError::Full);
-            }
-        }
-        self.bytes = self.bytes - old + new;
-        self.entries.insert(key, entry);
-        Ok(())
-    }
-
-    fn remove(&mut self, key: &str) -> bool {
-        let removed = self.entries.remove(key);
-        self.bytes -= removed.as_ref().map_or(0, |entry| cost(key, entry));
-        removed.is_some()
-    }
-}
-
-fn expired(entry: &Entry, now: Mono) -> bool {
-    entry.expires.is_some_and(|at| at <= now)
-}
-
-fn cost(key: &str, entry: &Entry) -> usize {
-    key.len() + entry.value.len() + ENTRY_BYTES
-}
-
-fn number(value: &[u8]) -> Option<i64> {
-    std::str::from_utf8(value).ok()?.parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
+    use crate::clock::Mono;
 
     fn check(steps: &[(u64, &str, Operation, Result<Reply, KvError>)]) {
-        let mut namespace = Namespace::default();
+        let memory = Memory::default();
         for (seconds, key, operation, expected) in steps {
-            let got = namespace.run((*key).to_owned(), operation.clone(), Mono(seconds * 1_000_000_000));
-            assert_eq!(&got, expected, "{operation:?} of {key} at {seconds} s");
+            let now = Now { wall_ms: i64::try_from(seconds * 1000).expect("small"), mono: Mono(seconds * 1_000_000_000) };
+            let got = memory.run("f", (*key).to_owned(), operation.clone(), now).now_or_never();
+            assert_eq!(got.as_ref(), Some(expected), "{operation:?} of {key} at {seconds} s");
         }
-        let counted: usize = namespace.entries.iter().map(|(key, entry)| cost(key, entry)).sum();
-        assert_eq!(namespace.bytes, counted, "the account is right");
     }
 
     fn set(value: &str, ttl: Option<u64>) -> Operation {

@@ -26,10 +26,10 @@ pub(crate) enum KvError {
 }
 
 /// What must be written of a change: the value and when it expires in Unix milliseconds (0: never), or that it is gone.
-pub(super) type Written = Option<(u64, Bytes)>;
+pub(crate) type Written = Option<(u64, Bytes)>;
 
 #[derive(Debug, Default)]
-pub(super) struct Namespaces(BTreeMap<Box<str>, Namespace>);
+pub(crate) struct Namespaces(BTreeMap<Box<str>, Namespace>);
 
 #[derive(Debug, Default)]
 struct Namespace {
@@ -60,23 +60,23 @@ impl Entry {
 }
 
 impl Namespaces {
-    pub(super) fn get(&self, namespace: &str, key: &str, now: Now) -> Option<Bytes> {
+    pub(crate) fn get(&self, namespace: &str, key: &str, now: Now) -> Option<Bytes> {
         self.0.get(namespace)?.live(key, now).map(|entry| entry.value.clone())
     }
 
-    pub(super) fn set(&mut self, namespace: &str, key: &str, value: Bytes, ttl: Option<Duration>, now: Now) -> Result<Written, KvError> {
+    pub(crate) fn set(&mut self, namespace: &str, key: &str, value: Bytes, ttl: Option<Duration>, now: Now) -> Result<Written, KvError> {
         self.space(namespace).put(key, Entry::new(value, ttl, now), now)
     }
 
     /// The change, or `None` where there was nothing.
-    pub(super) fn delete(&mut self, namespace: &str, key: &str, now: Now) -> Option<Written> {
+    pub(crate) fn delete(&mut self, namespace: &str, key: &str, now: Now) -> Option<Written> {
         let space = self.space(namespace);
         let live = space.live(key, now).is_some();
         space.remove(key);
         live.then_some(None)
     }
 
-    pub(super) fn increment(&mut self, namespace: &str, key: &str, by: i64, ttl: Option<Duration>, now: Now) -> Result<(i64, Written), KvError> {
+    pub(crate) fn increment(&mut self, namespace: &str, key: &str, by: i64, ttl: Option<Duration>, now: Now) -> Result<(i64, Written), KvError> {
         let space = self.space(namespace);
         let (sum, mut entry) = match space.live(key, now) {
             Some(entry) => {
@@ -90,7 +90,7 @@ impl Namespaces {
     }
 
     /// The change, or `None` where something else stood there.
-    pub(super) fn compare_and_set(
+    pub(crate) fn compare_and_set(
         &mut self,
         namespace: &str,
         key: &str,

@@ -36,7 +36,7 @@ use self::{
     store::{Batch, Found, Store, batch_of, guard, hour_of, mono_secs, unix_secs},
 };
 pub(crate) use self::{
-    kv::KvError,
+    kv::{KvError, NAMESPACE_BYTES, Namespaces},
     record::{Digest, Stored},
 };
 use crate::{
