@@ -284,7 +284,7 @@ async fn serve(path: &Path, config: Config, state_dir: PathBuf, clock: Clock, re
         let gate = gate.clone();
         move || if gate.audit.accepting() { Ok(()) } else { Err("the audit file cannot be written".to_owned()) }
     });
-    let signals = Signals::new().map_err(|why| Failure::Start(format!("signals cannot be taken: {why}")))?;
+    let mut signals = Signals::new().map_err(|why| Failure::Start(format!("signals cannot be taken: {why}")))?;
     let (ask, asked) = mpsc::channel::<Asked>(4);
     let mut made = None;
     let admin = match &config.admin {
@@ -320,10 +320,16 @@ async fn serve(path: &Path, config: Config, state_dir: PathBuf, clock: Clock, re
     }
     let drain_timeout = config.listen.drain_timeout;
     let mut gate_running = Running { path: path.to_owned(), config, gate: gate.clone(), opener, control, admin, readiness: readiness.clone(), state_dir };
-    control_loop(&mut gate_running, watch, signals, asked).await;
+    control_loop(&mut gate_running, watch, &mut signals, asked).await;
     readiness.drain();
     events::draining(usize::try_from(gate.budget.requests()).unwrap_or(usize::MAX), drain_timeout);
-    let left = running.drain().await;
+    let left = tokio::select! {
+        left = running.drain() => left,
+        () = signals.told_to_stop() => {
+            warn!("told to stop again: requests in flight are cut off");
+            gate.budget.requests()
+        }
+    };
     events::drained(usize::try_from(left).unwrap_or(usize::MAX));
     if let Some(admin) = gate_running.admin.take() {
         admin.stop().await;
@@ -368,10 +374,17 @@ impl Signals {
     fn new() -> std::io::Result<Self> {
         Ok(Self { stop: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())?, hang_up: signal(SignalKind::hangup())? })
     }
+
+    async fn told_to_stop(&mut self) {
+        tokio::select! {
+            _ = self.stop.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// Reloads when asked, by signal, by a changed file or through the API, until told to stop.
-async fn control_loop(running: &mut Running, mut watch: Watch, mut signals: Signals, mut asked: mpsc::Receiver<Asked>) {
+async fn control_loop(running: &mut Running, mut watch: Watch, signals: &mut Signals, mut asked: mpsc::Receiver<Asked>) {
     let mut minute = tokio::time::interval(Duration::from_secs(60));
     loop {
         let tell = tokio::select! {
@@ -391,8 +404,7 @@ async fn control_loop(running: &mut Running, mut watch: Watch, mut signals: Sign
         };
         let result = tokio::select! {
             result = reload(running, &mut watch) => result,
-            _ = signals.stop.recv() => return,
-            _ = signals.interrupt.recv() => return,
+            () = signals.told_to_stop() => return,
         };
         let generation = running.gate.policy.load().generation;
         let answer = match result {

@@ -170,6 +170,21 @@ async fn what_is_stuck_does_not_outlive_drain_timeout() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_the_drain() {
+    let receiver = Receiver::acting(|_| Act::Hang).await;
+    let mut gate = Setup::github(&receiver, "").server("drain_timeout = \"1h\"").start().await;
+    let mut client = Client::connect(&gate, Protocol::Http1).await;
+    let sending = tokio::spawn(async move { client.try_send(&Post::github("{}")).await });
+    receiver.arrived(1).await;
+    gate.signal("TERM");
+    until("/readyz to refuse", || async { (gate.admin("/readyz", "").await.status == 503).then_some(()) }).await;
+    gate.signal("INT");
+    gate.exit().await;
+    assert!(gate.log().contains("told to stop again"), "{}", gate.log());
+    let _ = sending.await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_process_is_refused_naming_path_and_pid() {
     let receiver = Receiver::start().await;
     let gate = Setup::github(&receiver, "").start().await;
