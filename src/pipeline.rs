@@ -106,7 +106,6 @@ async fn receive_and_verify(gate: &Gate, policy: &Policy, route: &Route, client:
         }
         None => route.verify.unverified(&facts, &mut body),
     };
-    drop(base);
     trail.signed(&signed);
     Ok(Received { id, received_ms: started.wall_ms, conn, head, body, signed })
 }
@@ -132,6 +131,14 @@ struct Proven {
     /// Boxed: it is handed from step to step.
     event: Box<Event>,
     signed: Signed,
+}
+
+impl Proven {
+    /// Whether it may spend verified limits and claim a key: its sender was verified, or the route asks for no proof. An event that a
+    /// route only observes may not: a forger must not be able to use up an event's one place.
+    fn counts(&self, route: &Route) -> bool {
+        self.signed.secret.is_some() || route.verify.is_none()
+    }
 }
 
 fn event(route: &Route, client: Client, admitted: Admitted, matched: Match, received: Received, trail: &mut Trail) -> Proven {
@@ -172,7 +179,7 @@ fn event(route: &Route, client: Client, admitted: Admitted, matched: Match, rece
 
 /// Limits keyed on verified facts; an event that was not verified spends none of them.
 fn meter(route: &Route, mut proven: Proven, trail: &mut Trail) -> Result<Proven, Reject> {
-    if proven.signed.secret.is_some() || route.verify.is_none() {
+    if proven.counts(route) {
         let event = &mut proven.event;
         let observed = route.guards.meter(&event.headers, &mut event.body, |reason| route.enforce.covers(reason))?;
         trail.observed(observed);
@@ -183,9 +190,7 @@ fn meter(route: &Route, mut proven: Proven, trail: &mut Trail) -> Result<Proven,
 /// Claims the event's key, where it has one.
 async fn claim(gate: &Gate, route: &Route, proven: &Proven, trail: &mut Trail) -> Result<Claim, Reject> {
     let Proven { event, signed } = proven;
-    // What was not verified claims no key: a forger must not be able to use up an event's one place.
-    let trusted = signed.secret.is_some() || route.verify.is_none();
-    let rule = route.replay.as_ref().filter(|_| trusted);
+    let rule = route.replay.as_ref().filter(|_| proven.counts(route));
     let keyed = rule.and_then(|rule| Some((rule, rule.key(signed.replay.as_ref().map(|key| &key.digest[..]), &event.headers)?)));
     let Some((rule, key)) = keyed else {
         trail.replay(route, Replay::Unkeyed);
@@ -229,10 +234,10 @@ async fn deliver(gate: &Gate, route: &Arc<Route>, mut event: Box<Event>, claimed
     } else {
         // Boxed, so that the future of a request without filters stays small.
         let filtered = Box::pin(filter::apply(&route.filters, *event, &|name| route.deliver.has(name), &route.metrics)).await?;
+        trail.line.annotations.clone_from(&filtered.event.annotations);
+        trail.line.event_type.clone_from(&filtered.event.event_type);
         (Box::new(filtered.event), filtered.verdict)
     };
-    trail.line.annotations.clone_from(&event.annotations);
-    trail.line.event_type.clone_from(&event.event_type);
     let (ending, answer) = match verdict {
         Verdict::Pass => match choose(gate, route, &event) {
             Chosen::Parcels(parcels) => {
