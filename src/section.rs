@@ -515,30 +515,70 @@ impl<'a> Item<'a> {
 
     /// `"env:NAME"`, `"file:PATH"`, `"literal:TEXT"`, or `{ from, label, not_after }`; `position` from 1 names an unlabelled one.
     pub(crate) fn secret(&self, position: usize) -> Option<Secret> {
+        let (from, label, not_after) = self.labelled(position)?;
+        Some(Secret::new(label, from.secret_bytes()?, not_after))
+    }
+
+    /// What is no secret, such as a public key, likewise: `"env:NAME"`, `"file:PATH"` or the text itself, with its label and its last
+    /// millisecond.
+    pub(crate) fn open_text(&self, position: usize) -> Option<(Vec<u8>, String, Option<i64>)> {
+        let (from, label, not_after) = self.labelled(position)?;
+        let text = from.string()?;
+        let bytes = match text.split_once(':') {
+            Some(("env", name)) => from.variable(name)?,
+            Some(("file", name)) => from.contents(name, "file")?,
+            _ => text.into_bytes(),
+        };
+        Some((bytes, label, not_after))
+    }
+
+    /// Records an error at a value that may be a secret: it is overwritten wherever the file is shown.
+    pub(crate) fn hidden_problem(&self, message: impl Into<String>, help: impl Into<String>) {
+        self.reader.push(Problem::error(self.path.clone(), Some(self.value.span()), message).help(help.into()).hidden());
+    }
+
+    /// A value, or `{ from, label, not_after }`: where it stands, its label, and the last millisecond that it counts.
+    fn labelled(&self, position: usize) -> Option<(Item<'a>, String, Option<i64>)> {
         let mut label = format!("#{position}");
         let mut not_after = None;
-        let from = if self.is_table() {
-            let section = self.section()?;
-            if let Some(text) = section.opt_string("label") {
-                if text.is_empty() || text.len() > 64 || !text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
-                    section.problem("label", format!("`{text}` is not a label"), "1 to 64 of letters, digits, `-`, `_`, `.`");
-                }
-                label = text;
+        if !self.is_table() {
+            return Some((self.clone(), label, not_after));
+        }
+        let section = self.section()?;
+        if let Some(text) = section.opt_string("label") {
+            if text.is_empty() || text.len() > 64 || !text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+                section.problem("label", format!("`{text}` is not a label"), "1 to 64 of letters, digits, `-`, `_`, `.`");
             }
-            if let Some(item) = section.item("not_after") {
-                not_after = Some(item.date_end()?);
-            }
-            let Some(from) = section.item("from") else {
-                section.missing("from");
-                return None;
-            };
-            section.finish();
-            from
-        } else {
-            self.clone()
+            label = text;
+        }
+        if let Some(item) = section.item("not_after") {
+            not_after = Some(item.date_end()?);
+        }
+        let Some(from) = section.item("from") else {
+            section.missing("from");
+            return None;
         };
-        let bytes = from.secret_bytes()?;
-        Some(Secret::new(label, bytes, not_after))
+        section.finish();
+        Some((from, label, not_after))
+    }
+
+    fn variable(&self, name: &str) -> Option<Vec<u8>> {
+        let value = self.reader.inputs.env(name);
+        if value.is_none() {
+            self.problem(format!("the environment variable {name} is not set"), format!("set it before the start: export {name}=…"));
+        }
+        value.map(String::into_bytes)
+    }
+
+    fn contents(&self, name: &str, what: &str) -> Option<Vec<u8>> {
+        let path = self.reader.inputs.resolve(name);
+        match self.reader.inputs.read(&path) {
+            Ok(bytes) => Some(bytes),
+            Err(why) => {
+                self.problem(format!("the {what} {} cannot be read: {why}", path.display()), "paths are relative to the policy file");
+                None
+            }
+        }
     }
 
     fn secret_bytes(&self) -> Option<Vec<u8>> {
@@ -552,30 +592,16 @@ impl<'a> Item<'a> {
             return None;
         };
         let bytes = match text.split_once(':') {
-            Some(("env", name)) => match self.reader.inputs.env(name) {
-                Some(value) => value.into_bytes(),
-                None => {
-                    self.problem(format!("the environment variable {name} is not set"), format!("set it before the start: export {name}=…"));
-                    return None;
-                }
-            },
+            Some(("env", name)) => self.variable(name)?,
             Some(("file", name)) => {
-                let path = self.reader.inputs.resolve(name);
-                match self.reader.inputs.read(&path) {
-                    Ok(mut bytes) => {
-                        if bytes.last() == Some(&b'\n') {
-                            bytes.pop();
-                            if bytes.last() == Some(&b'\r') {
-                                bytes.pop();
-                            }
-                        }
-                        bytes
-                    }
-                    Err(why) => {
-                        self.problem(format!("the secret's file {} cannot be read: {why}", path.display()), "paths are relative to the policy file");
-                        return None;
+                let mut bytes = self.contents(name, "secret's file")?;
+                if bytes.last() == Some(&b'\n') {
+                    bytes.pop();
+                    if bytes.last() == Some(&b'\r') {
+                        bytes.pop();
                     }
                 }
+                bytes
             }
             Some(("literal", value)) => {
                 self.warn("a secret stands in the policy file", "use `env:NAME` or `file:PATH`, so that the policy can be shared and reviewed");

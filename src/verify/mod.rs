@@ -19,6 +19,7 @@ mod hmac;
 mod key;
 mod mac;
 mod place;
+pub(crate) mod public_key;
 pub(crate) mod sign;
 mod standard_webhooks;
 mod template;
