@@ -25,6 +25,7 @@ use crate::{
     deliver,
     event::{Call, Conn, EventId},
     filter,
+    keys::Keys,
     listen::{self, Fault, Listener, Serve, budget::Budget},
     observe::{
         self,
@@ -222,7 +223,8 @@ pub(crate) fn try_out(config: &Config) -> Vec<Problem> {
         Ok(engine) => engine,
         Err(fault) => return vec![Problem::error("filters", None, fault.to_string())],
     };
-    let opener = Opener::new(clock, metrics, engine, Arc::default());
+    let keys = Keys::new(None, clock.clone(), metrics.clone());
+    let opener = Opener::new(clock, metrics, engine, Arc::default(), keys);
     opener.open(config, 1).err().into_iter().collect()
 }
 
@@ -251,7 +253,8 @@ async fn serve(path: &Path, config: Config, state_dir: PathBuf, clock: Clock, re
     let listener = Listener::open(&config.listen, context(&config), &state_dir, clock.clone())?;
     let inspector = Arc::new(deliver::inspector::Store::default());
     let engine = filter::Engine::with_kv(Some(state_dir.join("filters")), Arc::new(state.clone())).map_err(|why| Failure::Start(why.to_string()))?;
-    let opener = Arc::new(Opener::new(clock.clone(), metrics.clone(), engine, inspector.clone()));
+    let keys = Keys::new(Some(state_dir.join("keys")), clock.clone(), metrics.clone());
+    let opener = Arc::new(Opener::new(clock.clone(), metrics.clone(), engine, inspector.clone(), keys));
     let (policy, config) = blocking({
         let opener = opener.clone();
         move || (opener.open(&config, 1), config)

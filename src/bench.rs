@@ -14,7 +14,7 @@ use crate::{
     state::{OnStateError, Settings, State},
     validate::json::{self, Pointer},
     verify::{
-        Catalogue, Plan,
+        Catalogue, Means, Plan,
         cases::Request,
         sign::{Wishes, sign},
     },
@@ -43,7 +43,7 @@ impl Verify {
             (0..secrets).map(|i| Secret::new(format!("#{i}"), format!("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS{i}").into_bytes(), None)).collect();
         let params = definition.params.iter().map(|name| (name.clone(), "mine".to_owned())).collect();
         let theirs = secrets.last().expect("one secret or more");
-        let sender = Plan::new(definition, std::slice::from_ref(theirs), &params, None, None).expect("a plan");
+        let sender = Plan::new(definition, &Means::new(std::slice::from_ref(theirs), &params)).expect("a plan");
         let mut request = Request {
             method: Method::POST,
             base: "https://hooks.example.com".into(),
@@ -54,7 +54,7 @@ impl Verify {
         request.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         sign(&sender, theirs, &mut request, &Wishes { id: "msg_1".into(), event_type: Some("push".into()), now_ms: NOW_MS, ..Wishes::default() })
             .expect("a signed request");
-        let plan = Plan::new(definition, &secrets, &params, None, None).expect("a plan");
+        let plan = Plan::new(definition, &Means::new(&secrets, &params)).expect("a plan");
         Self { plan, request }
     }
 

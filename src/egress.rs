@@ -194,6 +194,16 @@ impl TlsSettings {
         settings
     }
 
+    /// Only `ca`, in a table that has other keys too.
+    pub(crate) fn read_ca(section: &Section<'_>) -> Option<Self> {
+        read_roots(section).map(|roots| Self { roots: Some(Arc::new(roots)), client: None })
+    }
+
+    /// Tells settings apart: the subjects and keys of the CA.
+    pub(crate) fn fingerprint(&self) -> Vec<u8> {
+        self.roots.iter().flat_map(|roots| &roots.roots).flat_map(|root| root.subject.iter().chain(root.subject_public_key_info.iter())).copied().collect()
+    }
+
     /// The configuration for connections; without an own CA it reads the system's roots.
     ///
     /// Fails where the system has none, as in an image without CA files.

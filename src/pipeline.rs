@@ -92,6 +92,10 @@ async fn receive_and_verify(gate: &Gate, policy: &Policy, route: &Route, client:
     };
     body.hold(held);
     trail.line.body_bytes = body.len() as u64;
+    if let Some(want) = feed.as_ref().and_then(|feed| route.verify.wants(feed, &facts, &mut body, started.wall_ms)) {
+        // Boxed, so that the future of a request whose keys are at hand stays small.
+        Box::pin(want.fetch()).await;
+    }
     let now = gate.clock.now();
     let signed = match feed {
         Some(feed) => trail.judge_proof(route, client, route.verify.finish(feed, &facts, &mut body, now.wall_ms))?,

@@ -11,6 +11,7 @@ use crate::{
     clock::Clock,
     config::{Config, RouteConfig},
     deliver, filter, guard,
+    keys::Keys,
     observe::metrics::{Metrics, RouteMetrics},
     problem::Problem,
     route,
@@ -59,14 +60,15 @@ pub(crate) struct Opener {
     pub(crate) engine: filter::Engine,
     pub(crate) limiters: guard::rate::Limiters,
     pub(crate) inspector: Arc<deliver::inspector::Store>,
+    pub(crate) keys: Arc<Keys>,
     /// Filters of the generation before, by name, with what made them.
     filters: Mutex<HashMap<String, (filter::Settings, Arc<filter::Filter>)>>,
 }
 
 impl Opener {
-    pub(crate) fn new(clock: Clock, metrics: Arc<Metrics>, engine: filter::Engine, inspector: Arc<deliver::inspector::Store>) -> Self {
+    pub(crate) fn new(clock: Clock, metrics: Arc<Metrics>, engine: filter::Engine, inspector: Arc<deliver::inspector::Store>, keys: Arc<Keys>) -> Self {
         let limiters = guard::rate::Limiters::new(clock.clone());
-        Self { clock, metrics, engine, limiters, inspector, filters: Mutex::default() }
+        Self { clock, metrics, engine, limiters, inspector, keys, filters: Mutex::default() }
     }
 
     /// Opens a config: compiles its filters, makes its clients. Blocking; either all of it stands afterwards, or the problem says what
@@ -77,6 +79,9 @@ impl Opener {
         let mut routes = Vec::with_capacity(config.routes.len());
         for rules in &config.routes {
             let name: Arc<str> = rules.name.as_str().into();
+            for source in rules.verify.sources() {
+                self.keys.connect(&source).map_err(|why| Problem::error(format!("routes.{name}.verify"), None, why))?;
+            }
             let provider = rules.verify.provider().map_or("", |provider| provider);
             routes.push(Arc::new(Route {
                 guards: guard::Guards {

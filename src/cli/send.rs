@@ -17,7 +17,7 @@ use crate::{
     event::{Chunks, Verification},
     secret::Secret,
     verify::{
-        Plan,
+        Means, Plan,
         cases::{self, Request},
         sign::{Wishes, sign},
     },
@@ -147,7 +147,7 @@ fn signed(policy: &PolicyArgs, args: &SendArgs) -> Result<Request, Option<String
     let source = args.secret.clone().or_else(|| args.secret_env.as_ref().map(|name| format!("env:{name}"))).unwrap_or_default();
     let secrets = verify::secrets(&[source])?;
     let params = verify::pairs(&args.params, "--param")?;
-    let plan = Plan::new(definition, &secrets, &params, None, None)?;
+    let plan = Plan::new(definition, &Means::new(&secrets, &params))?;
     let url = args.public_url.as_ref().unwrap_or(&args.url);
     let (base, target) = cases::split_url(url).ok_or_else(|| format!("`{url}` is not a URL: write it like https://localhost:8443/{name}"))?;
     let mut headers = HeaderMap::new();
@@ -179,7 +179,7 @@ fn signed(policy: &PolicyArgs, args: &SendArgs) -> Result<Request, Option<String
     };
     let covers = plan.verification() == Verification::Content;
     let wrong = [Secret::new("#1", [secrets[0].expose(), b"-forged"].concat(), None)];
-    let forged_plan = if args.forge && !covers { Some(Plan::new(definition, &wrong, &params, None, None)?) } else { None };
+    let forged_plan = if args.forge && !covers { Some(Plan::new(definition, &Means::new(&wrong, &params))?) } else { None };
     let (plan, secret) = forged_plan.as_ref().map_or((&plan, &secrets[0]), |plan| (plan, &wrong[0]));
     // Without a payload a small one is made up, in the first form that the provider can sign.
     let mut outcome = Err("there is no payload".to_owned());

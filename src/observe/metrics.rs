@@ -265,6 +265,28 @@ impl Reasons {
     }
 }
 
+// -- keys --
+
+/// What came of one fetch of keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeysFetched {
+    Ok,
+    Unchanged,
+    /// The place has nothing of that id.
+    Absent,
+    Failed,
+}
+
+/// Counts the fetches of one source.
+#[derive(Clone, Debug)]
+pub(crate) struct KeysMetrics([Arc<Count>; 4]);
+
+impl KeysMetrics {
+    pub(crate) fn fetched(&self, result: KeysFetched) {
+        self.0[result as usize].add(1);
+    }
+}
+
 // -- all of it --
 
 #[derive(Debug, Default)]
@@ -287,6 +309,7 @@ struct Families {
     attempts: Family<Count>,
     delivery_duration: Family<Histogram>,
     ip_ranges_age: Family<Level>,
+    keys_fetch: Family<Count>,
     reloads: Family<Count>,
     certificate_expiry: Family<Level>,
     audit_lines: Family<Count>,
@@ -361,6 +384,7 @@ impl Metrics {
         r.register("delivery_attempts", "Attempts to deliver, by result", f.attempts.clone());
         r.register_with_unit("delivery_duration", "One attempt, from connecting to the end of the answer", Unit::Seconds, f.delivery_duration.clone());
         r.register_with_unit("ip_ranges_age", "Since a provider's address ranges were published or fetched", Unit::Seconds, f.ip_ranges_age.clone());
+        r.register("keys_fetch", "Fetches of verification keys by result: ok, unchanged, absent, failed", f.keys_fetch.clone());
         r.register("config_reloads", "Policy reloads by result: ok, refused", f.reloads.clone());
         r.register("config_last_reload_success_timestamp_seconds", "When the serving policy was loaded, Unix time", Held(last_reload.clone()));
         r.register("certificate_expiry_timestamp_seconds", "When a certificate ends, Unix time", f.certificate_expiry.clone());
@@ -434,6 +458,11 @@ impl Metrics {
         let duration = || self.families.delivery_duration.get_with(&[("destination", name)], || Histogram::new(REQUEST_BOUNDS));
         let destination = shared(&self.destinations, Arc::from(name), || Destination { duration: duration(), attempts: Words::default(), name: name.into() });
         DestinationMetrics { metrics: self.clone(), destination }
+    }
+
+    /// The fetches of one source of keys, by its host.
+    pub(crate) fn keys(&self, source: &str) -> KeysMetrics {
+        KeysMetrics(["ok", "unchanged", "absent", "failed"].map(|result| self.families.keys_fetch.get(&[("source", source), ("result", result)])))
     }
 
     /// An operation of the state store failed: `claim`, `done`, `get`, `set`, `open` and so on.

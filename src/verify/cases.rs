@@ -7,8 +7,13 @@ use data_encoding::BASE64;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::Deserialize;
 
-use super::{Catalogue, Facts, Plan, Signed};
-use crate::{event::Chunks, reject::Reject, secret::Secret};
+use super::{Catalogue, Facts, Means, Plan, Signed};
+use crate::{
+    event::Chunks,
+    keys::{Document, Form, Given, Source},
+    reject::Reject,
+    secret::Secret,
+};
 
 /// One case as it stands in a file.
 #[derive(Debug, Deserialize)]
@@ -110,7 +115,25 @@ impl Case {
         let secrets: Vec<Secret> =
             self.secrets.iter().enumerate().map(|(i, text)| Secret::new(format!("#{}", i + 1), text.clone().into_bytes(), None)).collect();
         let params = definition.params.iter().filter_map(|name| Some((name.clone(), self.params.get(name)?.as_str()?.to_owned()))).collect();
-        Plan::new(definition, &secrets, &params, None, None).map_err(Unjudged)
+        let keys = self.keys()?;
+        Plan::new(definition, &Means { keys: keys.as_ref(), ..Means::new(&secrets, &params) }).map_err(Unjudged)
+    }
+
+    /// What a receiver would fetch: `params.jwks`, a key set, and `params.certs`, certificates by key id or URL.
+    fn keys(&self) -> Result<Option<Given>, Unjudged> {
+        let unread = |why: String| Unjudged(format!("{}: {why}", self.id));
+        let mut documents = Vec::new();
+        if let Some(set) = self.params.get("jwks") {
+            let set = Document::read(Form::Set, None, "", set.to_string().as_bytes()).map_err(|why| unread(format!("`params.jwks`: {why}")))?;
+            documents.push((String::new(), set));
+        }
+        if let Some(certificates) = self.params.get("certs").and_then(serde_json::Value::as_object) {
+            for (id, pem) in certificates {
+                let chain = Document::certificates(pem.as_str().unwrap_or_default().as_bytes()).map_err(|why| unread(format!("`params.certs`: {why}")))?;
+                documents.push((id.clone(), chain));
+            }
+        }
+        Ok((!documents.is_empty()).then(|| Given::Fixed(Source::fixed(documents))))
     }
 
     /// The verdict: the signed facts, or why the request is refused.

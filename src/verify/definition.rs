@@ -8,7 +8,9 @@ use ipnet::IpNet;
 use super::{
     Facts, basic,
     engine::Recipe,
-    hash, hmac,
+    hash, hmac, introspection,
+    judge::Rule,
+    jwt,
     place::{Place, Pointers, content_type},
     standard_webhooks, token,
 };
@@ -47,7 +49,8 @@ pub(crate) static SCHEMES: &[&Scheme] = &[
     &later("ed25519", "Ed25519 over a template, by the sender's public key"),
     &later("ecdsa", "ECDSA P-256 over a template, by the sender's public key"),
     &later("rsa", "RSA over a template, by the sender's public key"),
-    &later("jwt", "a JSON Web Token"),
+    &jwt::SCHEME,
+    &introspection::SCHEME,
     &later("message-signatures", "HTTP Message Signatures (RFC 9421)"),
     &later("aws-sns", "the signed fields of an Amazon SNS message"),
     &later("adyen", "the signed fields of each Adyen notification item"),
@@ -61,6 +64,56 @@ pub(super) enum Method {
     Signature(Box<Recipe>),
     Token(token::Token),
     Basic,
+    Own(Arc<dyn Rule>),
+}
+
+impl Method {
+    pub(super) fn verification(&self) -> Verification {
+        match self {
+            Self::Signature(recipe) => recipe.verification(),
+            Self::Token(_) | Self::Basic => Verification::Sender,
+            Self::Own(rule) => rule.verification(),
+        }
+    }
+
+    /// Whether a shared secret is what it verifies with.
+    pub(super) fn needs_secret(&self, own_keys: bool) -> bool {
+        match self {
+            Self::Signature(_) | Self::Token(_) | Self::Basic => true,
+            Self::Own(rule) => rule.needs_secret(own_keys),
+        }
+    }
+
+    /// Whether requests can be signed as the provider does, with a shared secret.
+    pub(super) fn signs(&self) -> bool {
+        match self {
+            Self::Signature(_) | Self::Token(_) | Self::Basic => true,
+            Self::Own(rule) => rule.signs(),
+        }
+    }
+
+    /// Whether the signature covers what stands at a place.
+    fn covers(&self, place: &Place) -> bool {
+        match self {
+            Self::Signature(recipe) => recipe.signed.iter().all(|template| template.covers(place)),
+            Self::Token(_) | Self::Basic => false,
+            Self::Own(rule) => rule.covers(place),
+        }
+    }
+
+    /// Whether a replay record can be keyed on what is signed.
+    fn signs_content(&self) -> bool {
+        match self {
+            Self::Signature(_) => true,
+            Self::Token(_) | Self::Basic => false,
+            Self::Own(rule) => rule.signs_content(),
+        }
+    }
+
+    /// Whether the proof names a delivery by itself.
+    fn names_id(&self) -> bool {
+        matches!(self, Self::Own(rule) if rule.names_id())
+    }
 }
 
 /// What a scheme's table is read with.
@@ -212,7 +265,6 @@ impl Definition {
         let params = section.strings("params");
         let traits = Traits::read(section);
         section.not_built("challenge", "a provider's handshake is answered by a later release");
-        section.not_built("claims", "tokens with claims are verified by a later release");
         let variants = match section.item("variants") {
             None => Variant::read(section, None, &params).map(|variant| vec![variant]),
             Some(list) => {
@@ -238,11 +290,22 @@ impl Definition {
 
     /// The most that its weakest form proves.
     pub(crate) fn verification(&self) -> Verification {
-        let each = self.variants.iter().map(|variant| match &variant.method {
-            Method::Signature(recipe) => recipe.verification(),
-            Method::Token(_) | Method::Basic => Verification::Sender,
-        });
-        each.min().unwrap_or_default()
+        self.variants.iter().map(|variant| variant.method.verification()).min().unwrap_or_default()
+    }
+
+    /// Whether a route must give it a shared secret: where any of its forms verifies with one.
+    pub(crate) fn needs_secret(&self, own_keys: bool) -> bool {
+        self.variants.iter().any(|variant| variant.method.needs_secret(own_keys))
+    }
+
+    /// Whether a route must say where keys come from.
+    pub(crate) fn needs_keys(&self) -> bool {
+        self.variants.iter().any(|variant| matches!(&variant.method, Method::Own(rule) if rule.needs_keys()))
+    }
+
+    /// Whether requests can be signed as the provider does, with a shared secret.
+    pub(crate) fn signs(&self) -> bool {
+        self.variants.iter().any(|variant| variant.method.signs())
     }
 
     /// The word of its `replay_key`.
@@ -264,8 +327,23 @@ impl Definition {
 }
 
 /// The keys that forms of some scheme have beside `scheme`.
-const KEYS: &[&str] =
-    &["algorithm", "ambiguous", "body_digest", "delivery_id", "event_type", "event_types", "key", "replay_key", "require", "signature", "signed", "timestamp"];
+const KEYS: &[&str] = &[
+    "algorithm",
+    "algorithms",
+    "ambiguous",
+    "body_digest",
+    "claims",
+    "delivery_id",
+    "event_type",
+    "event_types",
+    "key",
+    "keys",
+    "replay_key",
+    "require",
+    "signature",
+    "signed",
+    "timestamp",
+];
 
 impl Variant {
     fn read(section: &Section<'_>, shared: Option<&Section<'_>>, params: &[String]) -> Option<Self> {
@@ -311,10 +389,7 @@ impl Variant {
             return None;
         };
         let method = read(section, &Context { pointers: &pointers, id: id.as_ref(), params })?;
-        let id_signed = id.as_ref().is_some_and(|place| match &method {
-            Method::Signature(recipe) => recipe.signed.iter().all(|template| template.covers(place)),
-            Method::Token(_) | Method::Basic => false,
-        });
+        let id_signed = method.names_id() || id.as_ref().is_some_and(|place| method.covers(place));
         if stated == Some(true) && !id_signed {
             let item = own("delivery_id")?;
             item.problem(
@@ -364,7 +439,7 @@ impl Variant {
             Typed,
             None,
         }
-        let signs = matches!(method, Method::Signature(_));
+        let signs = method.signs_content() || method.names_id();
         let types = own("event_types").map(|item| item.strings());
         let Some(item) = item else {
             return Some(match (id_signed, signs) {

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 
 use super::{
-    Catalogue, Definition, Plan, Signed,
+    Catalogue, Definition, Means, Plan, Signed,
     cases::Request,
     definition::Method,
     key::{KeyEncoding, KeyForm},
@@ -43,7 +43,7 @@ type Change<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
 
 /// Judges a request and explains the verdict; the error is for who asked wrongly.
 pub(crate) fn explain(question: &Question<'_>) -> Result<Explanation, String> {
-    let plan = Plan::new(question.definition, question.secrets, question.params, None, None)?;
+    let plan = Plan::new(question.definition, &Means::new(question.secrets, question.params))?;
     let verdict = question.request.judge(&plan, question.now_ms);
     let findings = match &verdict {
         Ok(signed) => accepted(signed, &plan),
@@ -101,7 +101,7 @@ impl Question<'_> {
     /// Whether a changed question is answered with yes; `any_time` leaves the time out of it.
     fn holds(&self, definition: &Arc<Definition>, secrets: &[Secret], request: &Request, any_time: bool) -> bool {
         let definition = if any_time { &self.changed(definition, &|method| timeless(method)) } else { definition };
-        let plan = Plan::new(definition, secrets, self.params, None, None);
+        let plan = Plan::new(definition, &Means::new(secrets, self.params));
         plan.is_ok_and(|plan| request.judge(&plan, self.now_ms).is_ok())
     }
 
@@ -354,7 +354,7 @@ mod tests {
         let definition = catalogue.definition(provider).expect("a preset");
         let params = BTreeMap::new();
         let secret = Secret::new("#1", theirs.into(), None);
-        let plan = Plan::new(definition, std::slice::from_ref(&secret), &params, None, None).expect("a plan");
+        let plan = Plan::new(definition, &Means::new(std::slice::from_ref(&secret), &params)).expect("a plan");
         let mut request = Request {
             method: HttpMethod::POST,
             base: "https://hooks.example.com".into(),
@@ -403,7 +403,7 @@ mod tests {
         let definition = catalogue.definition("stripe").expect("a preset");
         let secrets = [Secret::new("#1", b"0123456789abcdef".to_vec(), None)];
         let params = BTreeMap::new();
-        let plan = Plan::new(definition, &secrets, &params, None, None).expect("a plan");
+        let plan = Plan::new(definition, &Means::new(&secrets, &params)).expect("a plan");
         let mut request = Request {
             method: HttpMethod::POST,
             base: "https://h".into(),

@@ -10,12 +10,16 @@
 mod basic;
 pub(crate) mod cases;
 mod catalogue;
+mod claims;
 mod definition;
 mod engine;
 pub(crate) mod explain;
 mod form;
 mod hash;
 mod hmac;
+mod introspection;
+mod judge;
+mod jwt;
 mod key;
 mod mac;
 mod place;
@@ -42,11 +46,13 @@ pub(crate) use self::{
 use self::{
     definition::{Identity, Method, ReplayRule, Variant, param_name},
     engine::{Engine, Matched, Recipe, Running},
+    judge::{Held, Judge},
     place::{At, Body, Pick, Place, Whole},
     token::Known,
 };
 use crate::{
     event::{Chunks, Verification},
+    keys,
     reject::{Reason, Reject},
     secret::Secret,
     section::Section,
@@ -93,6 +99,45 @@ enum Ready {
     Signature(Box<Engine>),
     Token(token::Token, Known),
     Basic(Known),
+    Own(Box<dyn Judge>),
+}
+
+/// What a route verifies with.
+#[derive(Clone, Copy)]
+pub(crate) struct Means<'a> {
+    pub(crate) secrets: &'a [Secret],
+    /// What the provider asks for beside secrets, by name.
+    pub(crate) params: &'a BTreeMap<String, String>,
+    /// Where keys come from, in place of what the definition says.
+    pub(crate) keys: Option<&'a keys::Given>,
+    /// Narrows the provider's forms by name.
+    pub(crate) variants: Option<&'a [String]>,
+    /// Replaces the tolerance of its signed times.
+    pub(crate) tolerance: Option<Duration>,
+}
+
+static NO_PARAMS: BTreeMap<String, String> = BTreeMap::new();
+
+impl Default for Means<'_> {
+    fn default() -> Self {
+        Self { secrets: &[], params: &NO_PARAMS, keys: None, variants: None, tolerance: None }
+    }
+}
+
+impl<'a> Means<'a> {
+    pub(crate) fn new(secrets: &'a [Secret], params: &'a BTreeMap<String, String>) -> Self {
+        Self { secrets, params, ..Self::default() }
+    }
+
+    /// The route's own source of keys, else the definition's.
+    fn source(&self, defined: Option<&keys::Settings>) -> Option<Arc<keys::Source>> {
+        let bind = |settings: &keys::Settings| keys::Source::remote(settings.bind(self.params, self.secrets.first()));
+        match self.keys {
+            Some(keys::Given::Fixed(source)) => Some(source.clone()),
+            Some(keys::Given::Remote(settings)) => Some(bind(settings)),
+            None => defined.map(bind),
+        }
+    }
 }
 
 /// A proof under way: what the head gave, and the MACs that the body feeds.
@@ -108,6 +153,8 @@ enum State {
     /// The head alone was the proof.
     Proven(Arc<str>),
     Running(Running),
+    /// A scheme of its own kind judges the whole request.
+    Own,
 }
 
 /// What is known of a sender once its proof was judged.
@@ -189,7 +236,13 @@ pub(crate) fn read(route: &Section<'_>, catalogue: &Catalogue) -> Option<Plan> {
             found.cloned()
         })
     };
-    let secrets = section.secrets();
+    let secrets = secrets(&section, definition.as_deref());
+    let keys = section.item("keys").map(|item| keys::Source::read(&item));
+    if let (None, Some(definition)) = (&keys, definition.as_ref().filter(|definition| definition.needs_keys())) {
+        section.problem("keys", format!("`{}` needs `keys`: where its issuer publishes them", definition.name), "keys = \"https://…/jwks.json\"");
+        section.finish();
+        return None;
+    }
     let (params, variants) =
         if inline { (Some(BTreeMap::new()), None) } else { (params(&section, definition.as_ref()), section.item("variants").map(|item| item.strings())) };
     let tolerance = section.opt_duration("tolerance");
@@ -199,7 +252,11 @@ pub(crate) fn read(route: &Section<'_>, catalogue: &Catalogue) -> Option<Plan> {
         Some(read) => Some(read?),
         None => None,
     };
-    match Plan::new(definition, &secrets, &params, variants.as_deref(), tolerance) {
+    let keys = match keys {
+        Some(read) => Some(read?),
+        None => None,
+    };
+    match Plan::new(definition, &Means { secrets: &secrets, params: &params, keys: keys.as_ref(), variants: variants.as_deref(), tolerance }) {
         Ok(plan) => {
             plan.warn(&item, &secrets);
             Some(plan)
@@ -209,6 +266,12 @@ pub(crate) fn read(route: &Section<'_>, catalogue: &Catalogue) -> Option<Plan> {
             None
         }
     }
+}
+
+/// The route's secrets; none need be there for a provider that shares none.
+fn secrets(section: &Section<'_>, definition: Option<&Definition>) -> Option<Vec<Secret>> {
+    let needed = definition.is_none_or(|definition| definition.needs_secret(section.has("keys")));
+    if needed || section.has("secret") || section.has("secrets") { section.secrets() } else { Some(Vec::new()) }
 }
 
 /// The route's values for what a definition asks beside the secret.
@@ -243,15 +306,9 @@ impl Plan {
         Self { definition: None, forms: Vec::new(), labels: Vec::new(), secrets: Vec::new() }
     }
 
-    /// Binds a definition to secrets. `variants` narrows its forms by name; `tolerance` replaces that of its signed times. The error
-    /// is for the policy's author and never shows a secret.
-    pub(crate) fn new(
-        definition: &Arc<Definition>,
-        secrets: &[Secret],
-        params: &BTreeMap<String, String>,
-        variants: Option<&[String]>,
-        tolerance: Option<Duration>,
-    ) -> Result<Self, String> {
+    /// Binds a definition to what a route verifies with. The error is for the policy's author and never shows a secret.
+    pub(crate) fn new(definition: &Arc<Definition>, means: &Means<'_>) -> Result<Self, String> {
+        let Means { secrets, params, variants, tolerance, .. } = *means;
         if let Some(name) = definition.params.iter().find(|name| !params.contains_key(*name)) {
             return Err(format!("`{}` needs `{name}` in `params`", definition.name));
         }
@@ -292,13 +349,21 @@ impl Plan {
                     }
                     Ready::Basic(Known::new(secrets))
                 }
+                Method::Own(rule) => Ready::Own(rule.bind(means)?),
             };
             forms.push(Bound { variant: variant.clone(), ready });
         }
-        if secrets.is_empty() || forms.is_empty() {
+        if (secrets.is_empty() && forms.iter().any(|form| form.variant.method.needs_secret(means.keys.is_some()))) || forms.is_empty() {
             return Err("nothing could be verified: there is no secret, or no form of the provider is left".to_owned());
         }
-        let labels = secrets.iter().map(|secret| secret.label().clone()).collect();
+        let mut labels: Vec<Arc<str>> = secrets.iter().map(|secret| secret.label().clone()).collect();
+        for form in &forms {
+            if let Ready::Own(judge) = &form.ready {
+                labels.extend(judge.labels());
+            }
+        }
+        labels.sort();
+        labels.dedup();
         Ok(Self { definition: Some(definition.clone()), forms, labels, secrets: secrets.to_vec() })
     }
 
@@ -315,6 +380,7 @@ impl Plan {
                     "what this provider sends proves who sent it and nothing about the body",
                     "guard the route with `allow_ips` or `client_cert` as well",
                 )),
+                Ready::Own(judge) => said.extend(judge.weaknesses()),
                 Ready::Signature(engine) => {
                     let recipe = &engine.recipe;
                     if recipe.algorithm == mac::Algorithm::Sha1 {
@@ -356,6 +422,7 @@ impl Plan {
     pub(crate) fn accepts_what_is_meant_for(&self, other: &Self) -> bool {
         let names_its_url = |form: &Bound| match &form.ready {
             Ready::Signature(engine) => engine.recipe.signed.iter().all(template::Template::covers_path),
+            Ready::Own(judge) => judge.names_its_route(),
             Ready::Token(..) | Ready::Basic(_) => false,
         };
         self.provider().is_some()
@@ -385,6 +452,7 @@ impl Plan {
             Ready::Signature(engine) => {
                 engine.recipe.timestamp.as_ref().filter(|timestamp| timestamp.enforced).map(|timestamp| timestamp.tolerance.max(timestamp.future))
             }
+            Ready::Own(judge) => judge.attempt_window(),
             Ready::Token(..) | Ready::Basic(_) => None,
         });
         windows.collect::<Option<Vec<_>>>()?.into_iter().max()
@@ -397,10 +465,11 @@ impl Plan {
 
     /// The headers whose value is itself a credential: masked wherever a request is shown.
     pub(crate) fn credential_headers(&self) -> Vec<HeaderName> {
-        let all = self.forms.iter().filter_map(|form| match &form.ready {
-            Ready::Signature(_) => None,
-            Ready::Token(token, _) => token.header().cloned(),
-            Ready::Basic(_) => Some(AUTHORIZATION),
+        let all = self.forms.iter().flat_map(|form| match &form.ready {
+            Ready::Signature(_) => Vec::new(),
+            Ready::Token(token, _) => token.header().cloned().into_iter().collect(),
+            Ready::Basic(_) => vec![AUTHORIZATION],
+            Ready::Own(judge) => judge.credential_headers(),
         });
         all.collect()
     }
@@ -409,7 +478,7 @@ impl Plan {
     pub(crate) fn credential_params(&self) -> Vec<String> {
         let all = self.forms.iter().filter_map(|form| match &form.ready {
             Ready::Token(token::Token { place: Place { at: At::Query(name), .. }, .. }, _) => Some(name.clone()),
-            Ready::Signature(_) | Ready::Token(..) | Ready::Basic(_) => None,
+            Ready::Signature(_) | Ready::Token(..) | Ready::Basic(_) | Ready::Own(_) => None,
         });
         all.collect()
     }
@@ -446,6 +515,10 @@ impl Plan {
             Ready::Signature(engine) => State::Running(engine.prepare(facts, now_ms)?),
             Ready::Token(token, known) => State::Proven(token.check(known, facts, now_ms)?),
             Ready::Basic(known) => State::Proven(basic::check(known, facts, now_ms)?),
+            Ready::Own(judge) => {
+                judge.prepare(facts, now_ms)?;
+                State::Own
+            }
         };
         Ok(Feed { form: at, state })
     }
@@ -455,6 +528,28 @@ impl Plan {
         if let (State::Running(running), Some(Bound { ready: Ready::Signature(engine), .. })) = (&mut feed.state, self.forms.get(feed.form)) {
             running.update(&engine.recipe, bytes);
         }
+    }
+
+    /// The keys that a request is to be judged with, where they are not at hand and may be fetched. The whole body is there.
+    pub(crate) fn wants(&self, feed: &Feed, facts: &Facts<'_>, body: &mut Chunks, now_ms: i64) -> Option<keys::Want> {
+        match &self.forms.get(feed.form)?.ready {
+            Ready::Own(judge) => {
+                if judge.reads_body() {
+                    body.contiguous();
+                }
+                judge.wants(facts, body, now_ms)
+            }
+            Ready::Signature(_) | Ready::Token(..) | Ready::Basic(_) => None,
+        }
+    }
+
+    /// The key sources that its requests may ask.
+    pub(crate) fn sources(&self) -> Vec<Arc<keys::Source>> {
+        let of = |form: &Bound| match &form.ready {
+            Ready::Own(judge) => judge.sources(),
+            Ready::Signature(_) | Ready::Token(..) | Ready::Basic(_) => Vec::new(),
+        };
+        self.forms.iter().flat_map(of).collect()
     }
 
     /// Judges the proof, the whole body being there and fed. Brings the body into one piece where a field of it is asked for.
@@ -472,6 +567,9 @@ impl Plan {
             let proof = form.prove(feed.state, facts, body, known, now_ms)?;
             return self.tell(form, proof, facts, body, known, now_ms);
         }
+        if matches!(&form.ready, Ready::Own(judge) if judge.reads_body()) {
+            body.contiguous();
+        }
         let proof = form.prove(feed.state, facts, body, None, now_ms)?;
         if !form.tells_of_body() {
             return self.tell(form, proof, facts, body, None, now_ms);
@@ -485,8 +583,17 @@ impl Plan {
     /// What a proven request says of itself.
     fn tell(&self, form: &Bound, proof: Proof, facts: &Facts<'_>, chunks: &Chunks, body: Option<Body<'_>>, now_ms: i64) -> Result<Signed, Reject> {
         let identity = &form.variant.identity;
-        let (delivery_id, event_type) = identity.names(facts, body);
+        let (mut delivery_id, mut event_type) = identity.names(facts, body);
         let (mut timestamp_ms, mut replay) = (None, None);
+        if let Some(held) = &proof.held {
+            timestamp_ms = held.timestamp_ms;
+            delivery_id = held.id.clone().or(delivery_id);
+            event_type = held.event_type.clone().or(event_type);
+            replay = match (&identity.replay, &held.id) {
+                (ReplayRule::Id, Some(id)) => Some(ReplayKey::of_id(id.as_bytes())),
+                _ => identity.key(facts, body, event_type.as_deref(), &|| Ok(held.content))?,
+            };
+        }
         if let (Some(matched), Ready::Signature(engine)) = (&proof.matched, &form.ready) {
             timestamp_ms = if engine.has_late_time() { engine.late_time(facts, body, now_ms)? } else { matched.timestamp_ms };
             replay = identity.key(facts, body, event_type.as_deref(), &|| engine.content(matched, facts, chunks, body))?;
@@ -582,6 +689,8 @@ impl Identity {
 struct Proof {
     label: Arc<str>,
     matched: Option<Matched>,
+    /// What a scheme of its own kind tells of it.
+    held: Option<Held>,
 }
 
 impl Bound {
@@ -590,9 +699,13 @@ impl Bound {
         match (state, &self.ready) {
             (State::Running(running), Ready::Signature(engine)) => {
                 let matched = engine.finish(running, facts, chunks, body, now_ms)?;
-                Ok(Proof { label: matched.label.clone(), matched: Some(matched) })
+                Ok(Proof { label: matched.label.clone(), matched: Some(matched), held: None })
             }
-            (State::Proven(label), Ready::Token(..) | Ready::Basic(_)) => Ok(Proof { label, matched: None }),
+            (State::Proven(label), Ready::Token(..) | Ready::Basic(_)) => Ok(Proof { label, matched: None, held: None }),
+            (State::Own, Ready::Own(judge)) => {
+                let held = judge.finish(facts, chunks, now_ms)?;
+                Ok(Proof { label: held.label.clone(), matched: None, held: Some(held) })
+            }
             // A feed of another plan proves nothing here.
             _ => Err(Reject::new(Reason::SignatureMismatch, "the request was prepared by another policy")),
         }
@@ -616,6 +729,7 @@ impl Bound {
         match &self.ready {
             Ready::Signature(engine) => engine.verification(),
             Ready::Token(..) | Ready::Basic(_) => Verification::Sender,
+            Ready::Own(judge) => judge.verification(),
         }
     }
 
@@ -625,6 +739,7 @@ impl Bound {
             Ready::Signature(engine) => engine.recipe.signatures.iter().any(|signature| signature.place.stands(facts)),
             Ready::Token(token, _) => token.place.stands(facts),
             Ready::Basic(_) => facts.headers.contains_key(AUTHORIZATION),
+            Ready::Own(judge) => judge.stands(facts),
         }
     }
 
@@ -638,6 +753,7 @@ impl Bound {
             }
             Ready::Token(token, _) => is(&token.place),
             Ready::Basic(_) => false,
+            Ready::Own(judge) => judge.covers_query(name),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A secret word in a header or query parameter. It proves who sent a request and nothing about its body.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use http::HeaderName;
 use sha2::{Digest, Sha256};
@@ -65,26 +65,34 @@ impl Known {
     }
 }
 
+/// What stands behind the place's prefix; `None` where there is nothing. `Bearer ` and the like are the name of an authentication
+/// scheme, which has no case (RFC 9110, 11.1).
+pub(super) fn credential<'a>(place: &Place, facts: &Facts<'a>) -> Result<Option<Cow<'a, [u8]>>, Reject> {
+    let bare = Place { prefix: String::new(), ..place.clone() };
+    let Some(value) = bare.value(facts, None)? else { return Ok(None) };
+    let prefix = place.prefix.as_bytes();
+    let start = value.get(..prefix.len()).unwrap_or_default();
+    if start != prefix && !(prefix.ends_with(b" ") && start.eq_ignore_ascii_case(prefix)) {
+        return Err(Reject::new(Reason::SignatureMalformed, format!("{place} does not start with `{}`", place.prefix)));
+    }
+    let rest = match value {
+        Cow::Borrowed(value) => Cow::Borrowed(&value[prefix.len()..]),
+        Cow::Owned(value) => Cow::Owned(value[prefix.len()..].to_vec()),
+    };
+    Ok((!rest.is_empty()).then_some(rest))
+}
+
 impl Token {
     /// The label of the secret that the request names.
     pub(super) fn check(&self, known: &Known, facts: &Facts<'_>, now_ms: i64) -> Result<Arc<str>, Reject> {
         let refuse = |what: String| Reject::new(Reason::TokenInvalid, what).with(Extra::Challenge("Bearer"));
-        // `Bearer ` and the like are the name of an authentication scheme, which has no case (RFC 9110, 11.1).
-        let bare = Place { prefix: String::new(), ..self.place.clone() };
-        let value =
-            bare.value(facts, None).map_err(|why| refuse(why.detail.into_owned()))?.ok_or_else(|| refuse(format!("{} is missing or empty", self.place)))?;
-        let prefix = self.place.prefix.as_bytes();
-        let token = match value.split_at_checked(prefix.len()) {
-            Some((start, token)) if start == prefix || (prefix.ends_with(b" ") && start.eq_ignore_ascii_case(prefix)) => token,
-            _ => return Err(refuse(format!("{} does not start with `{}`", self.place, self.place.prefix))),
-        };
-        if token.is_empty() {
-            return Err(refuse(format!("{} is missing or empty", self.place)));
-        }
+        let token = credential(&self.place, facts)
+            .map_err(|why| refuse(why.detail.into_owned()))?
+            .ok_or_else(|| refuse(format!("{} is missing or empty", self.place)))?;
         for required in self.require.iter().filter(|required| required.place.in_head()) {
             required.check(facts, None).map_err(|why| refuse(why.detail.into_owned()))?;
         }
-        known.find(token, now_ms).ok_or_else(|| refuse(format!("{} is none of the configured secrets", self.place)))
+        known.find(&token, now_ms).ok_or_else(|| refuse(format!("{} is none of the configured secrets", self.place)))
     }
 
     pub(super) fn header(&self) -> Option<&HeaderName> {
