@@ -114,7 +114,12 @@ impl Case {
             .ok_or_else(|| Unjudged(format!("there is no provider `{}`; {}", self.provider, catalogue.hint(&self.provider))))?;
         let secrets: Vec<Secret> =
             self.secrets.iter().enumerate().map(|(i, text)| Secret::new(format!("#{}", i + 1), text.clone().into_bytes(), None)).collect();
-        let params = definition.params.iter().filter_map(|name| Some((name.clone(), self.params.get(name)?.as_str()?.to_owned()))).collect();
+        let params = definition
+            .params
+            .iter()
+            .chain(&definition.optional_params)
+            .filter_map(|name| Some((name.clone(), self.params.get(name)?.as_str()?.to_owned())))
+            .collect();
         let keys = self.keys()?;
         Plan::new(definition, &Means { keys: keys.as_ref(), ..Means::new(&secrets, &params) }).map_err(Unjudged)
     }

@@ -6,11 +6,11 @@ use http::Method as HttpMethod;
 use ipnet::IpNet;
 
 use super::{
-    Facts, basic,
+    Facts, aws_sns, basic,
     engine::Recipe,
     hash, hmac, introspection,
     judge::Rule,
-    jwt,
+    jwt, paypal,
     place::{Place, Pointers, content_type},
     standard_webhooks, token,
 };
@@ -52,10 +52,10 @@ pub(crate) static SCHEMES: &[&Scheme] = &[
     &jwt::SCHEME,
     &introspection::SCHEME,
     &later("message-signatures", "HTTP Message Signatures (RFC 9421)"),
-    &later("aws-sns", "the signed fields of an Amazon SNS message"),
+    &aws_sns::SCHEME,
     &later("adyen", "the signed fields of each Adyen notification item"),
     &later("contentful", "Contentful's canonical request"),
-    &later("paypal", "PayPal's transmission signature"),
+    &paypal::SCHEME,
 ];
 
 /// What one way of verifying does, without its secrets.
@@ -138,6 +138,8 @@ pub(crate) struct Definition {
     pub(super) variants: Vec<Variant>,
     /// What a route must configure beside the secret.
     pub(crate) params: Vec<String>,
+    /// What it may configure.
+    pub(crate) optional_params: Vec<String>,
     pub(crate) traits: Traits,
 }
 
@@ -263,6 +265,7 @@ impl Definition {
     pub(super) fn read(section: &Section<'_>, name: &str) -> Option<Self> {
         let title = section.opt_string("title");
         let params = section.strings("params");
+        let optional_params = section.strings("optional_params");
         let traits = Traits::read(section);
         section.not_built("challenge", "a provider's handshake is answered by a later release");
         let variants = match section.item("variants") {
@@ -285,7 +288,7 @@ impl Definition {
                 read.into_iter().collect()
             }
         };
-        Some(Self { name: name.into(), title, variants: variants?, params, traits })
+        Some(Self { name: name.into(), title, variants: variants?, params, optional_params, traits })
     }
 
     /// The most that its weakest form proves.

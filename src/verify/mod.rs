@@ -7,9 +7,11 @@
 //!
 //! A new provider of a known scheme is a table in `providers.toml`; a new scheme is a file and a row in `definition.rs`.
 
+mod aws_sns;
 mod basic;
 pub(crate) mod cases;
 mod catalogue;
+mod certified;
 mod claims;
 mod definition;
 mod engine;
@@ -22,6 +24,7 @@ mod judge;
 mod jwt;
 mod key;
 mod mac;
+mod paypal;
 mod place;
 pub(crate) mod public_key;
 pub(crate) mod sign;
@@ -295,6 +298,9 @@ fn params(section: &Section<'_>, definition: Option<&Arc<Definition>>) -> Option
             Some(value) => drop(values.insert(name.clone(), value)),
             None => complete = false,
         }
+    }
+    for name in &definition.optional_params {
+        values.extend(table.opt_string(name).filter(|value| !value.is_empty()).map(|value| (name.clone(), value)));
     }
     table.finish();
     complete.then_some(values)
