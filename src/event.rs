@@ -272,6 +272,8 @@ pub(crate) struct Event {
     pub(crate) method: Method,
     /// As it arrived: never normalised.
     pub(crate) path: String,
+    /// The route's path parameters, their percent-escapes resolved.
+    pub(crate) params: Vec<(String, String)>,
     /// What the route's `*` matched, for `path = "own"` destinations.
     pub(crate) rest: Option<String>,
     pub(crate) query: Option<String>,
@@ -299,6 +301,34 @@ pub(crate) enum Credentials {
 }
 
 impl Event {
+    /// A push as GitHub sends it, for tests and benchmarks: they change what they are about.
+    pub(crate) fn sample(body: impl Into<Bytes>) -> Self {
+        Self {
+            id: EventId::new(),
+            route: "github".into(),
+            provider: Some("github".into()),
+            verification: Verification::Content,
+            secret_label: None,
+            event_type: Some("push".to_owned()),
+            delivery_id: None,
+            received_ms: 1_795_553_600_000,
+            client: Client::new([192, 0, 2, 1].into()),
+            client_cert: None,
+            method: Method::POST,
+            path: "/github".to_owned(),
+            params: Vec::new(),
+            rest: None,
+            query: None,
+            secret_params: Arc::default(),
+            scheme: "https",
+            host: None,
+            headers: HeaderMap::from_iter([(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]),
+            body: body.into().into(),
+            chosen: None,
+            annotations: Vec::new(),
+        }
+    }
+
     /// The query without the credentials in it; as it arrived where there are none.
     pub(crate) fn query_without(&self, credentials: Credentials) -> Option<Cow<'_, str>> {
         let query = self.query.as_deref()?;
@@ -326,7 +356,7 @@ mod tests {
     #[test]
     fn credentials_of_a_query_are_masked_or_left_out() {
         let check = |query: &str, masked: Option<&str>, stripped: Option<&str>| {
-            let event = Event { query: Some(query.to_owned()), secret_params: Arc::new(["token".to_owned()]), ..crate::deliver::tests::event("") };
+            let event = Event { query: Some(query.to_owned()), secret_params: Arc::new(["token".to_owned()]), ..Event::sample("") };
             let got = [Credentials::Masked, Credentials::Stripped].map(|what| event.query_without(what).map(Cow::into_owned));
             assert_eq!(got, [masked, stripped].map(|want| want.map(str::to_owned)), "{query}");
         };

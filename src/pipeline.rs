@@ -171,6 +171,7 @@ fn event(route: &Route, client: Client, admitted: Admitted, matched: Match, rece
         path: head.uri.path().to_owned(),
         query: head.uri.query().map(str::to_owned),
         secret_params: route.credential_params.clone(),
+        params: matched.params,
         rest: matched.rest,
         method: head.method,
         headers: head.headers,

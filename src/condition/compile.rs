@@ -43,6 +43,7 @@ pub(super) enum Root {
     Event,
     Body,
     Headers,
+    Path,
     Query,
     Client,
     Now,
@@ -97,8 +98,15 @@ pub(super) enum Function {
     Milliseconds,
 }
 
-const ROOTS: &[(&str, Root)] =
-    &[("event", Root::Event), ("body", Root::Body), ("headers", Root::Headers), ("query", Root::Query), ("client", Root::Client), ("now", Root::Now)];
+const ROOTS: &[(&str, Root)] = &[
+    ("event", Root::Event),
+    ("body", Root::Body),
+    ("headers", Root::Headers),
+    ("path", Root::Path),
+    ("query", Root::Query),
+    ("client", Root::Client),
+    ("now", Root::Now),
+];
 
 /// The fields of the closed records.
 pub(super) const EVENT: &[&str] = &["type", "id", "delivery_id", "route", "provider", "verified"];

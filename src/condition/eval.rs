@@ -168,6 +168,7 @@ impl<'e> Walk<'e> {
                 Body::Other => Value::Null,
             },
             Root::Headers => Value::Headers(&self.scope.event.headers),
+            Root::Path => Value::Pairs(&self.scope.event.params),
             Root::Query => Value::Pairs(self.scope.query()),
             Root::Now => Value::Time(i128::from(self.scope.now.wall_ms) * 1_000_000),
             Root::Event | Root::Client => {

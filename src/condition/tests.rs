@@ -1,12 +1,11 @@
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue};
 
 use super::{Condition, Error, Scope};
 use crate::{
     clock::{Clock, Now},
-    event::{Client, Event, EventId, Verification},
+    event::Event,
 };
 
 const BODY: &str = r#"{"ref":"refs/heads/main","n":5,"big":18446744073709551615,"half":0.5,"nil":null,"list":[1,2,3],"labels":["bug","P1"],
@@ -17,27 +16,10 @@ fn event(content_type: &'static str, body: &str) -> Event {
     headers.insert("content-type", HeaderValue::from_static(content_type));
     headers.insert("x-github-event", HeaderValue::from_static("push"));
     Event {
-        id: EventId::new(),
-        route: "github".into(),
-        provider: Some("github".into()),
-        verification: Verification::Content,
-        secret_label: None,
-        event_type: Some("push".to_owned()),
-        delivery_id: None,
-        received_ms: 0,
-        client: Client::new([192, 0, 2, 1].into()),
-        client_cert: None,
-        method: Method::POST,
-        path: "/github".to_owned(),
-        rest: None,
+        params: vec![("tenant".to_owned(), "acme".to_owned()), ("room".to_owned(), "a b".to_owned())],
         query: Some("tenant=a%20b&x=1&x=2".to_owned()),
-        secret_params: Default::default(),
-        scheme: "https",
-        host: None,
         headers,
-        body: Bytes::from(body.to_owned()).into(),
-        chosen: None,
-        annotations: Vec::new(),
+        ..Event::sample(body.to_owned())
     }
 }
 
@@ -99,7 +81,8 @@ fn what_is_absent_is_null() {
         "body.none == null && null == body.none.at.all && body.ref.length == null && body.list.first == null && body.list[9] == null",
         "!('x' in body.none) && body.none.all(x, x) && !body.none.exists(x, x)",
         "body.none != 'x' && body.none != 5",
-        "headers.host == null && query.none == null",
+        "headers.host == null && query.none == null && path.none == null && !has(path.none)",
+        "path.tenant == 'acme' && path['room'] == 'a b' && 'room' in path && path.exists(name, name == 'tenant')",
     ] {
         check(text, Ok(true));
     }

@@ -25,7 +25,7 @@ use super::{Afterwork, Claim, Destination, Destinations, Failure, MOST, Phase, i
 use crate::{
     choose::Parcel,
     clock::Clock,
-    event::{Chunks, Client, Event, EventId, Verification},
+    event::{Chunks, Client, Event},
     observe::metrics::Metrics,
     outcome::{Answer, Ending},
     problem::Source,
@@ -35,30 +35,11 @@ use crate::{
 
 /// An event such as a GitHub route makes.
 pub(crate) fn event(body: &str) -> Event {
-    let mut headers = HeaderMap::new();
-    headers.insert("content-type", HeaderValue::from_static("application/json"));
     Event {
-        id: EventId::new(),
         route: "github-prod".into(),
-        provider: Some("github".into()),
-        verification: Verification::Content,
-        secret_label: None,
-        event_type: Some("push".to_owned()),
-        delivery_id: None,
-        received_ms: 1_795_553_600_000,
         client: Client::new([192, 0, 2, 7].into()),
-        client_cert: None,
-        method: Method::POST,
-        path: "/github".to_owned(),
-        rest: None,
-        query: None,
-        secret_params: Default::default(),
-        scheme: "https",
         host: Some("hooks.example.com:8443".to_owned()),
-        headers,
-        body: Bytes::from(body.to_owned()).into(),
-        chosen: None,
-        annotations: Vec::new(),
+        ..Event::sample(body.to_owned())
     }
 }
 

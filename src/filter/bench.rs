@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::{
     clock::Clock,
-    event::{Chunks, Client, Event, EventId, Verification},
+    event::Event,
     observe::metrics::{Metrics, RouteMetrics},
     problem::Source,
     section::{Inputs, Reader},
@@ -64,26 +63,10 @@ fn event(body: &[u8]) -> Event {
         headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
     Event {
-        id: EventId::new(),
-        route: "github".into(),
-        provider: Some("github".into()),
-        verification: Verification::Content,
         secret_label: Some("#1".into()),
-        event_type: Some("push".into()),
         delivery_id: Some("72d3162e-cc78-11e3-81ab-4c9367dc0958".into()),
-        received_ms: 1_764_000_000_000,
-        client: Client::new([192, 0, 2, 1].into()),
-        client_cert: None,
-        method: Method::POST,
-        path: "/github".into(),
-        rest: None,
-        query: None,
-        secret_params: Default::default(),
-        scheme: "https",
         host: Some("hooks.example.com".into()),
         headers,
-        body: Chunks::from(Bytes::copy_from_slice(body)),
-        chosen: None,
-        annotations: Vec::new(),
+        ..Event::sample(body.to_vec())
     }
 }

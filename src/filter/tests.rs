@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, join_all};
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue};
 use uuid::Uuid;
 
 use super::{
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, Now},
-    event::{Chunks, Client, Event, EventId, Verification},
+    event::{Chunks, Event, EventId},
     observe::metrics::{Metrics, RouteMetrics},
     problem::Source,
     reject::{Extra, Reason, Reject},
@@ -82,25 +82,11 @@ fn event(body: &str) -> Event {
     Event {
         id: EventId(Uuid::from_u128(7)),
         route: "r".into(),
-        provider: Some("github".into()),
-        verification: Verification::Content,
         secret_label: Some("#1".into()),
-        event_type: Some("push".into()),
-        delivery_id: None,
         received_ms: 1_700_000_000_000,
-        client: Client::new("192.0.2.1".parse().expect("an address")),
-        client_cert: None,
-        method: Method::POST,
         path: "/p".into(),
-        rest: None,
-        query: None,
-        secret_params: Default::default(),
-        scheme: "https",
-        host: None,
         headers,
-        body: Chunks::from(Bytes::copy_from_slice(body.as_bytes())),
-        chosen: None,
-        annotations: Vec::new(),
+        ..Event::sample(body.to_owned())
     }
 }
 

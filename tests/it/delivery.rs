@@ -322,6 +322,31 @@ acknowledge = {{ status = 202 }}
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn path_parameters_choose_the_destinations() {
+    let (acme, others) = (Receiver::start().await, Receiver::start().await);
+    let policy = format!(
+        r#"
+[destinations.acme]
+url = "{}"
+[destinations.others]
+url = "{}"
+[routes.github]
+path = "/tenants/{{tenant}}/github"
+verify = {{ provider = "github", secret = "env:GITHUB_SECRET" }}
+deliver = [{{ when = "path.tenant == 'acme inc'", to = "acme" }}, {{ when = "path.tenant != 'acme inc'", to = "others" }}]
+"#,
+        acme.url("/"),
+        others.url("/")
+    );
+    let gate = Setup::new(policy).start().await;
+    for (n, tenant, counts) in [(0, "acme%20inc", (1, 0)), (1, "acme", (1, 1)), (2, "ACME%20inc", (1, 2))] {
+        let answer = Post::github(body(n)).to(&format!("/tenants/{tenant}/github")).send(&gate).await;
+        assert_eq!(answer.status, 200, "{tenant}: {answer:?}\n{}", gate.log());
+        assert_eq!((acme.count(), others.count()), counts, "{tenant}");
+    }
+}
+
 /// A raw server that closes each connection right after its answer, without saying so.
 async fn closing_receiver() -> (std::net::SocketAddr, Arc<std::sync::atomic::AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
