@@ -155,7 +155,7 @@ pub(crate) async fn claim(state: &State, rule: &Rule, route: &str, key: &[u8], f
         let begun = state.begin(digest, fresh, wait, now).await;
         let (event_id, earlier, after) = match begun {
             Ok(Begun::Fresh { after }) => (fresh, None, after),
-            Ok(Begun::Again { event_id, done_branches, after }) => (event_id, Some(done_branches), after),
+            Ok(Begun::Again { event_id, attempts, done_branches, after }) => (event_id, Some(Earlier { attempts, done: done_branches }), after),
             Ok(Begun::Done(stored)) => {
                 return match rule.on_duplicate {
                     OnDuplicate::Acknowledge => Ok(Claim::Done(stored)),
@@ -193,11 +193,19 @@ fn unavailable(state: &State) -> Reject {
 /// Keep it with the delivery, not with the sender's connection: the sender's hang-up must not end what a receiver already works on.
 pub(crate) struct Claimed {
     event_id: EventId,
-    /// The branches that earlier copies have done; `None` for the first attempt.
-    earlier: Option<Vec<Box<str>>>,
+    /// `None` for the first attempt.
+    earlier: Option<Earlier>,
     results: Mutex<Vec<(Box<str>, bool)>>,
     /// `None` where there is no key.
     ticket: Option<Ticket>,
+}
+
+/// What became of the event when earlier copies of it came.
+#[derive(Debug)]
+struct Earlier {
+    attempts: u16,
+    /// The branches that are done.
+    done: Vec<Box<str>>,
 }
 
 struct Ticket {
@@ -231,9 +239,19 @@ impl Claimed {
         self.earlier.is_some()
     }
 
+    /// Which attempt at the event this is, from 1. One that a crash cut short was never recorded, and is not counted.
+    pub(crate) fn attempt(&self) -> u16 {
+        self.earlier.as_ref().map_or(1, |earlier| earlier.attempts.saturating_add(1))
+    }
+
+    /// The branches that earlier copies have done.
+    fn done_before(&self) -> impl Iterator<Item = &Box<str>> {
+        self.earlier.iter().flat_map(|earlier| &earlier.done)
+    }
+
     /// Whether an earlier copy has done this branch: it must not run again.
     pub(crate) fn branch_done(&self, name: &str) -> bool {
-        self.earlier.iter().flatten().any(|done| **done == *name)
+        self.done_before().any(|done| **done == *name)
     }
 
     /// Notes how a branch ended, as soon as it has; a branch that is not done again keeps its earlier success.
@@ -250,11 +268,11 @@ impl Claimed {
     /// Waits for the fsync where `persist_within` is zero. An error means that the store failed: the sender must not hear that it is done,
     /// and its retry finds the record as soon as the store works again.
     pub(crate) async fn done(mut self, answer: &Answer) -> Result<(), Reject> {
-        let branches = self.branches();
+        let (attempts, branches) = (self.attempt(), self.branches());
         let Some(ticket) = &mut self.ticket else { return Ok(()) };
         // Which branches are done matters after a failure only.
         let failed: Vec<_> = branches.into_iter().filter(|(_, ok)| !ok).collect();
-        let written = ticket.end(self.event_id, &failed, Some(answer));
+        let written = ticket.end(self.event_id, attempts, &failed, Some(answer));
         let (state, ready) = (ticket.state.clone(), ticket.ended.as_ref().is_some_and(|ended| ended.ready));
         let durable = match written {
             // The claim is released after it, by the drop: a copy must not hear "done" before.
@@ -267,9 +285,9 @@ impl Claimed {
 
     /// Some required branch is not done. Waits for the fsync where `persist_within` is zero.
     pub(crate) async fn failed(mut self) {
-        let branches = self.branches();
+        let (attempts, branches) = (self.attempt(), self.branches());
         let Some(ticket) = &mut self.ticket else { return };
-        if let Some(written) = ticket.end(self.event_id, &branches, None) {
+        if let Some(written) = ticket.end(self.event_id, attempts, &branches, None) {
             // The sender hears of a failure in any case.
             let _ = written.await;
         }
@@ -278,7 +296,7 @@ impl Claimed {
     /// What is known of the branches: earlier successes stay.
     fn branches(&mut self) -> Vec<(Box<str>, bool)> {
         let mut branches = std::mem::take(self.results.get_mut().unwrap_or_else(PoisonError::into_inner));
-        for done in self.earlier.iter().flatten() {
+        for done in self.done_before() {
             match branches.iter_mut().find(|(name, _)| name == done) {
                 Some(known) => known.1 = true,
                 None => branches.push((done.clone(), true)),
@@ -289,8 +307,8 @@ impl Claimed {
 }
 
 impl Ticket {
-    fn end(&mut self, event_id: EventId, branches: &[(Box<str>, bool)], answer: Option<&Answer>) -> Option<crate::disk::Written> {
-        let mut ended = self.state.record(self.digest, &End { event_id, branches, answer, remember: self.remember, after: self.after });
+    fn end(&mut self, event_id: EventId, attempts: u16, branches: &[(Box<str>, bool)], answer: Option<&Answer>) -> Option<crate::disk::Written> {
+        let mut ended = self.state.record(self.digest, &End { event_id, attempts, branches, answer, remember: self.remember, after: self.after });
         let written = ended.written.take();
         self.ended = Some(ended);
         written
@@ -299,10 +317,10 @@ impl Ticket {
 
 impl Drop for Claimed {
     fn drop(&mut self) {
-        let branches = self.branches();
+        let (attempts, branches) = (self.attempt(), self.branches());
         let Some(ticket) = &mut self.ticket else { return };
         if ticket.ended.is_none() {
-            ticket.end(self.event_id, &branches, None);
+            ticket.end(self.event_id, attempts, &branches, None);
         }
         if let Some(ended) = &ticket.ended {
             ticket.state.release(ticket.digest, ended);
@@ -410,12 +428,12 @@ mod tests {
     async fn a_copy_after_a_failure_runs_only_what_is_not_done() {
         let (model, clock, state) = bare();
         let first = mine(&state).await;
-        let id = first.event_id();
+        let (id, first_attempt) = (first.event_id(), first.attempt());
         first.record_branch("billing", true);
         first.record_branch("bus", false);
         first.failed().await;
         let second = mine(&state).await;
-        assert_eq!((second.event_id(), second.is_retry()), (id, true));
+        assert_eq!((second.event_id(), second.is_retry(), first_attempt, second.attempt()), (id, true, 1, 2));
         assert_eq!((second.branch_done("billing"), second.branch_done("bus"), second.branch_done("new")), (true, false, false));
         second.record_branch("bus", false);
         second.record_branch("new", true);
@@ -425,6 +443,7 @@ mod tests {
         drop(state);
         let state = open(&model.cut(0), &clock);
         let third = mine(&state).await;
+        assert_eq!(third.attempt(), 3, "counted over a restart");
         assert_eq!((third.event_id(), third.branch_done("billing"), third.branch_done("bus"), third.branch_done("new")), (id, true, false, true));
         third.done(&answer("")).await.expect("the store works");
         assert_eq!(stored(&state).await.event_id, id);

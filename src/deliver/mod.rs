@@ -230,8 +230,8 @@ impl Afterwork {
 
 /// The claim on an event: its record of branches, and its end. [`replay::Claimed`] is one; dropping it fails it.
 pub(crate) trait Claim: Send + Sync + 'static {
-    /// Whether an earlier copy of the event failed.
-    fn is_retry(&self) -> bool;
+    /// Which attempt at the event this is, from 1: each copy after a failure is one more.
+    fn attempt(&self) -> u16;
 
     /// Whether an earlier copy of the event got this branch done.
     fn branch_done(&self, name: &str) -> bool;
@@ -246,8 +246,8 @@ pub(crate) trait Claim: Send + Sync + 'static {
 }
 
 impl Claim for replay::Claimed {
-    fn is_retry(&self) -> bool {
-        replay::Claimed::is_retry(self)
+    fn attempt(&self) -> u16 {
+        replay::Claimed::attempt(self)
     }
 
     fn branch_done(&self, name: &str) -> bool {
@@ -272,7 +272,7 @@ impl Claim for replay::Claimed {
 /// With a required branch: its answer, whatever its status, or the refusal its failure means; other branches go on beside and after
 /// it, or are left out where too many do already. Without one, or where an earlier copy got it done: `acknowledge`, at once. The claim is done with a 2xx of the required branch,
 /// before the sender hears of it; failed otherwise, after the other branches have ended, so that the next copy skips what they did.
-/// Receivers read `Hooklatch-Attempt: 1` of a first delivery, 2 of every later one.
+/// Receivers read the claim's attempt in `Hooklatch-Attempt`.
 /// Not cancelled by dropping the future. `branches` gets a line for each entry: what became of it, or `sent` where it goes on alone.
 pub(crate) async fn send<C: Claim>(
     parcels: Vec<Parcel>,
@@ -283,7 +283,7 @@ pub(crate) async fn send<C: Claim>(
     afterwork: &Afterwork,
     branches: &mut Vec<Branch>,
 ) -> Result<Outcome, Reject> {
-    let attempt = if claim.is_retry() { 2 } else { 1 };
+    let attempt = u32::from(claim.attempt());
     let mut required = None;
     let mut others = Vec::new();
     let mut left_out = None;

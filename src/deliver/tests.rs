@@ -695,8 +695,8 @@ struct Written {
 }
 
 impl Claim for Written {
-    fn is_retry(&self) -> bool {
-        !self.done_before.is_empty()
+    fn attempt(&self) -> u16 {
+        if self.done_before.is_empty() { 1 } else { 2 }
     }
 
     fn branch_done(&self, name: &str) -> bool {

@@ -235,8 +235,15 @@ impl State {
             return Ok(false);
         }
         let left = Duration::from_secs(slot.expires.saturating_sub(mono_secs(now)).into());
-        let draft =
-            Draft { digest, expires_unix: expiry(now, left).0, kind: Kind::Forgotten, event_id: EventId(uuid::Uuid::nil()), branches: &[], answer: None };
+        let draft = Draft {
+            digest,
+            expires_unix: expiry(now, left).0,
+            kind: Kind::Forgotten,
+            event_id: EventId(uuid::Uuid::nil()),
+            attempts: 0,
+            branches: &[],
+            answer: None,
+        };
         let (row, written) = self.0.kept.disk.submit_now(|batch, number| batch.push(number, &draft, slot.expires, slot.row))?;
         self.0.kept.store.index.merge(&digest, Slot::new(row, slot.expires, hour_of(draft.expires_unix), Kind::Forgotten), true);
         self.0.answers.remove(&digest);
@@ -275,7 +282,7 @@ impl State {
                 };
                 std::mem::forget(hold);
                 Ok(match earlier {
-                    Some(found) => Begun::Again { event_id: found.event_id, done_branches: found.done_branches, after: slot.row },
+                    Some(found) => Begun::Again { event_id: found.event_id, attempts: found.attempts, done_branches: found.done_branches, after: slot.row },
                     // Its row is gone, by the bound: as good as new.
                     None => Begun::Fresh { after: slot.row },
                 })
@@ -296,7 +303,7 @@ impl State {
             body: &answer.body,
         });
         let kind = if end.answer.is_some() { Kind::Done } else { Kind::Failed };
-        let draft = Draft { digest, expires_unix, kind, event_id: end.event_id, branches: end.branches, answer };
+        let draft = Draft { digest, expires_unix, kind, event_id: end.event_id, attempts: end.attempts, branches: end.branches, answer };
         let (row, written) = if kept.settings.persist_within.is_zero() {
             match kept.disk.submit_now(|batch, number| batch.push(number, &draft, expires, end.after)) {
                 Ok((row, written)) => (row, Some(written)),
@@ -451,6 +458,8 @@ pub(crate) enum Begun {
     },
     Again {
         event_id: EventId,
+        /// How often the event was taken up before.
+        attempts: u16,
         done_branches: Vec<Box<str>>,
         after: u64,
     },
@@ -464,6 +473,7 @@ pub(crate) enum Begun {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct End<'a> {
     pub(crate) event_id: EventId,
+    pub(crate) attempts: u16,
     pub(crate) branches: &'a [(Box<str>, bool)],
     pub(crate) answer: Option<&'a Answer>,
     pub(crate) remember: Duration,

@@ -1,7 +1,7 @@
 //! How replay records lie in the file: packed rows, one per commit and expiry hour. Pure.
 //!
 //! A row is `version u8, CRC-32 of the rest u32, entries`. An entry is `digest 16, expiry u32 (Unix seconds), kind u8, event id 16,
-//! answer u32 + u16, branches`; integers are little endian. Branches are `count u8` and for each `ok u8, length u8, name`. Answers lie in a
+//! answer u32 + u16, attempts u16, branches`; integers are little endian. Version 1 had no attempts: one was made. Branches are `count u8` and for each `ok u8, length u8, name`. Answers lie in a
 //! row of their own with the same key and frame, so that a start reads none of them; an entry holds where (0 bytes: none). An answer is
 //! `status u16, length u8, content type, body`; length 255: no content type.
 
@@ -11,7 +11,9 @@ use uuid::Uuid;
 
 use crate::event::EventId;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// The version before attempts were counted; still read.
+const UNCOUNTED: u8 = 1;
 const HEAD: usize = 5;
 /// A row is closed when it has grown past this, so that reading one answer never reads much more.
 pub(super) const ROW_BYTES: usize = 32 << 10;
@@ -78,6 +80,8 @@ pub(super) struct Draft<'a> {
     pub(super) expires_unix: u32,
     pub(super) kind: Kind,
     pub(super) event_id: EventId,
+    /// How often the gate took the event up, this time included.
+    pub(super) attempts: u16,
     /// Each branch with how it ended.
     pub(super) branches: &'a [(Box<str>, bool)],
     pub(super) answer: Option<AnswerRef<'a>>,
@@ -114,6 +118,7 @@ impl Rows {
         out.extend_from_slice(draft.event_id.0.as_bytes());
         out.extend_from_slice(&at.to_le_bytes());
         out.extend_from_slice(&len.to_le_bytes());
+        out.extend_from_slice(&draft.attempts.to_le_bytes());
         // Past 255 branches, or 255 bytes of a name, a branch is forgotten: it will run again.
         let branches = || draft.branches.iter().filter(|(name, _)| name.len() <= 255).take(255);
         out.push(branches().count() as u8);
@@ -178,16 +183,16 @@ impl From<Damage> for redb::Error {
     }
 }
 
-/// The row behind its frame, checked; positions in it count from the row's start.
-pub(super) fn open(row: &[u8]) -> Result<&[u8], Damage> {
+/// The version of a row whose frame is sound.
+fn open(row: &[u8]) -> Result<u8, Damage> {
     let (head, rest) = row.split_at_checked(HEAD).ok_or(Damage::CutShort)?;
-    if head[0] != VERSION {
+    if !matches!(head[0], VERSION | UNCOUNTED) {
         return Err(Damage::Version(head[0]));
     }
     if head[1..] != crc32fast::hash(rest).to_le_bytes() {
         return Err(Damage::CheckSum);
     }
-    Ok(row)
+    Ok(head[0])
 }
 
 /// One record, read.
@@ -198,6 +203,7 @@ pub(super) struct Entry<'a> {
     pub(super) kind: Kind,
     pub(super) event_id: EventId,
     pub(super) answer: Option<std::ops::Range<usize>>,
+    pub(super) attempts: u16,
     branches: &'a [u8],
 }
 
@@ -220,23 +226,26 @@ impl Entry<'_> {
 
 /// The records of a row; `sealed` is false for one that is still in memory.
 pub(super) fn entries(row: &[u8], sealed: bool) -> Result<Entries<'_>, Damage> {
-    let row = if sealed { open(row)? } else { row };
-    Ok(Entries(Reader(row.get(HEAD..).ok_or(Damage::CutShort)?)))
+    let version = if sealed { open(row)? } else { VERSION };
+    Ok(Entries { rest: Reader(row.get(HEAD..).ok_or(Damage::CutShort)?), version })
 }
 
 #[derive(Debug)]
-pub(super) struct Entries<'a>(Reader<'a>);
+pub(super) struct Entries<'a> {
+    rest: Reader<'a>,
+    version: u8,
+}
 
 impl<'a> Iterator for Entries<'a> {
     type Item = Result<Entry<'a>, Damage>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.0.0.is_empty() {
+        if self.rest.0.is_empty() {
             return None;
         }
-        let entry = self.0.entry();
+        let entry = self.rest.entry(self.version);
         if entry.is_err() {
-            self.0.0 = &[];
+            self.rest.0 = &[];
         }
         Some(entry)
     }
@@ -258,7 +267,7 @@ impl<'a> Reader<'a> {
         Ok(*taken)
     }
 
-    fn entry(&mut self) -> Result<Entry<'a>, Damage> {
+    fn entry(&mut self, version: u8) -> Result<Entry<'a>, Damage> {
         let digest = Digest(self.array()?);
         let expires_unix = u32::from_le_bytes(self.array()?);
         let [kind] = self.array()?;
@@ -266,6 +275,7 @@ impl<'a> Reader<'a> {
         let event_id = EventId(Uuid::from_bytes(self.array()?));
         let at = u32::from_le_bytes(self.array()?) as usize;
         let len = usize::from(u16::from_le_bytes(self.array()?));
+        let attempts = if version == UNCOUNTED { 1 } else { u16::from_le_bytes(self.array()?) };
         let [count] = self.array()?;
         let branches = self.0;
         for _ in 0..count {
@@ -273,13 +283,15 @@ impl<'a> Reader<'a> {
             self.take(usize::from(len))?;
         }
         let branches = &branches[..branches.len() - self.0.len()];
-        Ok(Entry { digest, expires_unix, kind, event_id, answer: (len > 0).then_some(at..at + len), branches })
+        Ok(Entry { digest, expires_unix, kind, event_id, answer: (len > 0).then_some(at..at + len), attempts, branches })
     }
 }
 
 /// The answer at its place in a row of answers.
 pub(super) fn answer(row: &[u8], sealed: bool, at: std::ops::Range<usize>, event_id: EventId) -> Result<Stored, Damage> {
-    let row = if sealed { open(row)? } else { row };
+    if sealed {
+        open(row)?;
+    }
     let mut reader = Reader(row.get(at).ok_or(Damage::CutShort)?);
     let status = u16::from_le_bytes(reader.array()?);
     let [len] = reader.array()?;
@@ -297,7 +309,15 @@ mod tests {
     use super::*;
 
     fn draft<'a>(n: u8, branches: &'a [(Box<str>, bool)], answer: Option<AnswerRef<'a>>) -> Draft<'a> {
-        Draft { digest: Digest([n; 16]), expires_unix: 7, kind: Kind::Done, event_id: EventId(Uuid::from_bytes([n; 16])), branches, answer }
+        Draft {
+            digest: Digest([n; 16]),
+            expires_unix: 7,
+            kind: Kind::Done,
+            event_id: EventId(Uuid::from_bytes([n; 16])),
+            attempts: u16::from(n),
+            branches,
+            answer,
+        }
     }
 
     fn row(drafts: &[Draft<'_>]) -> (Vec<u8>, Vec<u8>) {
@@ -318,6 +338,7 @@ mod tests {
         let (index, answers) = row(&[draft(1, &branches, Some(ok)), draft(2, &[], None), draft(3, &[], Some(bare))]);
         let read: Vec<Entry<'_>> = entries(&index, true).expect("a sound row").collect::<Result<_, _>>().expect("sound entries");
         assert_eq!(read.iter().map(|entry| entry.digest.0[0]).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(read.iter().map(|entry| entry.attempts).collect::<Vec<_>>(), [1, 2, 3]);
         assert_eq!(read[0].done_branches(), ["billing".into()]);
         let get = |n: usize| answer(&answers, true, read[n].answer.clone().expect("an answer"), read[n].event_id).expect("a sound answer");
         assert_eq!((get(0).status, get(0).content_type, get(0).body), (200, Some(HeaderValue::from_static("text/plain")), Bytes::from_static(b"ok")));
@@ -333,6 +354,18 @@ mod tests {
         let entry = entries(&index, true).expect("a row").next().expect("one").expect("sound");
         assert_eq!(entry.done_branches(), ["y".into()]);
         assert_eq!(answer(&answers, true, entry.answer.expect("one"), entry.event_id).expect("sound").body, Bytes::new());
+    }
+
+    #[test]
+    fn rows_from_before_attempts_were_counted_are_read() {
+        let (mut index, _) = row(&[draft(7, &[("billing".into(), true)], None)]);
+        let attempts = HEAD + 16 + 4 + 1 + 16 + 4 + 2;
+        index.drain(attempts..attempts + 2);
+        index[0] = UNCOUNTED;
+        let sum = crc32fast::hash(&index[HEAD..]);
+        index[1..HEAD].copy_from_slice(&sum.to_le_bytes());
+        let entry = entries(&index, true).expect("a row").next().expect("one").expect("sound");
+        assert_eq!((entry.attempts, entry.done_branches()), (1, vec!["billing".into()]));
     }
 
     #[test]

@@ -108,6 +108,7 @@ pub(super) fn batch_of(row: u64) -> u64 {
 #[derive(Clone, Debug)]
 pub(super) struct Found {
     pub(super) event_id: EventId,
+    pub(super) attempts: u16,
     pub(super) done_branches: Vec<Box<str>>,
     pub(super) answer: Option<Stored>,
 }
@@ -129,7 +130,7 @@ fn find(row: &[u8], answers: impl FnOnce() -> Result<Option<Vec<u8>>, redb::Erro
         },
         None => None,
     };
-    Ok(Some(Found { event_id: entry.event_id, done_branches: entry.done_branches(), answer }))
+    Ok(Some(Found { event_id: entry.event_id, attempts: entry.attempts, done_branches: entry.done_branches(), answer }))
 }
 
 /// Reads a record from its row in the file.
