@@ -87,14 +87,39 @@ impl Gate {
     }
 }
 
+/// A request until it is decided. Dropped before that with its task, it is told as aborted: its sender gets no answer.
+struct Undecided<'g> {
+    gate: &'g Gate,
+    trail: Option<Trail>,
+}
+
+impl Undecided<'_> {
+    fn decided(mut self, decision: Decision, status: u16) {
+        if let Some(trail) = self.trail.take() {
+            self.gate.decided(trail, decision, status);
+        }
+    }
+}
+
+impl Drop for Undecided<'_> {
+    fn drop(&mut self) {
+        // Of a panic `Serve::panicked` tells.
+        if let Some(mut trail) = self.trail.take().filter(|_| !std::thread::panicking()) {
+            trail.line.detail = "cut off: the gate stopped before there was an answer".into();
+            self.gate.decided(trail, Decision::Aborted, 0);
+        }
+    }
+}
+
 impl Serve for Gate {
     async fn call(self: Arc<Self>, call: Call) -> Response<Full<Bytes>> {
         let id = call.id;
         let policy = self.policy.load_full();
         let line = self.line(id, &call.conn, Some(&call.head), call.started.wall_ms);
-        let mut trail = Trail { line, route: None, started: call.started.mono };
+        let mut undecided = Undecided { gate: &self, trail: None };
+        let trail = undecided.trail.insert(Trail { line, route: None, started: call.started.mono });
         trail.line.policy = policy.generation;
-        let result = if self.audit.accepting() { pipeline::run(&self, &policy, call, &mut trail).await } else { Err(pipeline::unaudited()) };
+        let result = if self.audit.accepting() { pipeline::run(&self, &policy, call, trail).await } else { Err(pipeline::unaudited()) };
         let (response, decision) = match result {
             Ok(outcome) => {
                 let ending = outcome.ending;
@@ -107,7 +132,7 @@ impl Serve for Gate {
                 (response, Decision::Refused(reason))
             }
         };
-        self.decided(trail, decision, response.status().as_u16());
+        undecided.decided(decision, response.status().as_u16());
         response
     }
 
@@ -326,13 +351,11 @@ async fn serve(path: &Path, config: Config, state_dir: PathBuf, clock: Clock, re
     control_loop(&mut gate_running, watch, &mut signals, asked).await;
     readiness.drain();
     events::draining(usize::try_from(gate.budget.requests()).unwrap_or(usize::MAX), drain_timeout);
-    let left = tokio::select! {
-        left = running.drain() => left,
-        () = signals.told_to_stop() => {
-            warn!("told to stop again: requests in flight are cut off");
-            gate.budget.requests()
-        }
-    };
+    let left = running.drain(async {
+        signals.told_to_stop().await;
+        warn!("told to stop again: requests in flight are cut off");
+    });
+    let left = left.await;
     events::drained(usize::try_from(left).unwrap_or(usize::MAX));
     if let Some(admin) = gate_running.admin.take() {
         admin.stop().await;

@@ -98,6 +98,7 @@ impl Protocols {
 #[derive(Debug, Default)]
 pub(super) struct Drain {
     begun: AtomicBool,
+    cut: AtomicBool,
     notify: Notify,
 }
 
@@ -105,6 +106,15 @@ impl Drain {
     pub(super) fn begin(&self) {
         self.begun.store(true, std::sync::atomic::Ordering::Release);
         self.notify.notify_waiters();
+    }
+
+    /// Nobody waits any longer for what is in flight.
+    pub(super) fn cut(&self) {
+        self.cut.store(true, std::sync::atomic::Ordering::Release);
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut.load(Acquire)
     }
 
     pub(super) async fn begun(&self) {

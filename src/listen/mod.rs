@@ -15,6 +15,7 @@ use std::{
     future::Future,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
     thread::JoinHandle,
     time::Duration,
@@ -409,12 +410,22 @@ impl Running {
         Arc::clone(&self.control)
     }
 
-    /// Stops accepting, lets what is in flight finish for at most `drain_timeout`, deliveries without a sender included, then cuts off
-    /// the rest and says how much that was.
-    pub(crate) async fn drain(self) -> u64 {
+    /// Stops accepting, lets what is in flight finish for at most `drain_timeout` or until `enough`, deliveries without a sender
+    /// included, then cuts off the rest and says how much that was.
+    pub(crate) async fn drain(self, enough: impl Future<Output = ()>) -> u64 {
         self.drains.iter().for_each(|drain| drain.begin());
-        for end in self.ends {
-            let _ = end.await; // ends by being dropped
+        let ended = async {
+            for end in self.ends {
+                let _ = end.await; // ends by being dropped
+            }
+        };
+        let mut ended = pin!(ended);
+        tokio::select! {
+            () = &mut ended => {}
+            () = enough => {
+                self.drains.iter().for_each(|drain| drain.cut());
+                ended.await;
+            }
         }
         let mut left = 0;
         for thread in self.threads {

@@ -148,7 +148,7 @@ pub(super) fn work<S: Serve>(
         let open = &shared.doors[index].open;
         // What goes on without its sender runs here as well, and ends with this runtime.
         let unfinished = || shared.budget.requests() + shared.serve.afterwork() as u64;
-        while (open.load(Relaxed) > 0 || unfinished() > 0) && shared.clock.mono() < limit {
+        while (open.load(Relaxed) > 0 || unfinished() > 0) && shared.clock.mono() < limit && !drain.is_cut() {
             sleep(Duration::from_millis(10)).await;
         }
         let left = open.load(Relaxed);

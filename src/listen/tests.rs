@@ -506,7 +506,7 @@ async fn a_drain_answers_what_is_in_flight() {
     busy.write_all(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("the gate reads");
     gate.app.waiting.notified().await;
     let Gate { running, app, address, .. } = gate;
-    let drained = tokio::spawn(running.drain());
+    let drained = tokio::spawn(running.drain(std::future::pending()));
     assert_eq!(to_end(&mut idle).await, "", "idle connections close at once");
     app.gate.notify_one();
     let answer = to_end(&mut busy).await;
@@ -521,7 +521,7 @@ async fn a_drain_ends_in_time() {
     let mut stuck = gate.connect().await;
     stuck.write_all(b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n").await.expect("the gate reads");
     gate.app.waiting.notified().await;
-    let left = timeout(PATIENCE, gate.running.drain()).await.expect("drained in time");
+    let left = timeout(PATIENCE, gate.running.drain(std::future::pending())).await.expect("drained in time");
     assert_eq!(left, 1, "says what it cut off");
 }
 
@@ -530,7 +530,7 @@ async fn a_drain_waits_for_deliveries_without_a_sender() {
     let gate = plain("drain_timeout = \"20s\"");
     gate.app.afterwork.store(1, Ordering::SeqCst);
     let Gate { running, app, .. } = gate;
-    let mut drained = tokio::spawn(running.drain());
+    let mut drained = tokio::spawn(running.drain(std::future::pending()));
     assert!(timeout(Duration::from_millis(300), &mut drained).await.is_err(), "one is under way");
     app.afterwork.store(0, Ordering::SeqCst);
     assert_eq!(timeout(PATIENCE, drained).await.expect("drained in time").expect("no panic"), 0);

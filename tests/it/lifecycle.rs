@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::support::{
     client::{Client, Post, Protocol},
-    gate::{Setup, github_route},
+    gate::{Gate, Setup, github_route},
     hold::Hold,
     now,
     receiver::{Act, Receiver},
@@ -167,6 +167,16 @@ async fn what_is_stuck_does_not_outlive_drain_timeout() {
     gate.signal("TERM");
     gate.exit().await;
     let _ = sending.await;
+    assert_cut(&gate);
+}
+
+/// The one request in flight is in the audit file, with all that was known of it.
+fn assert_cut(gate: &Gate) {
+    let lines = gate.audit();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let line = &lines[0];
+    assert_eq!((line["outcome"].as_str(), line["route"].as_str(), line["verified"].as_str()), (Some("aborted"), Some("github"), Some("content")), "{line}");
+    assert!(line["status"].is_null() && line["detail"].as_str().is_some_and(|detail| detail.contains("the gate stopped")), "{line}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,6 +192,7 @@ async fn a_second_signal_ends_the_drain() {
     gate.exit().await;
     assert!(gate.log().contains("told to stop again"), "{}", gate.log());
     let _ = sending.await;
+    assert_cut(&gate);
 }
 
 #[tokio::test(flavor = "multi_thread")]
