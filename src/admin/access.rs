@@ -18,7 +18,7 @@ use serde_json::json;
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
-use super::{Here, Rules, Shared};
+use super::{Here, Rules, Shared, places::Place};
 use crate::secret::Secret;
 
 /// The cookie that stands for the token in a browser.
@@ -47,6 +47,7 @@ pub(super) async fn host_and_origin(State(shared): State<Shared>, request: Reque
 pub(super) async fn token(State(shared): State<Shared>, request: Request, next: Next) -> Response {
     let now_s = shared.state.clock.now().wall_ms / 1000;
     if knows_token(request.headers(), &shared.rules.load().token, now_s) {
+        let _trust = request.extensions().get::<Place>().map(Place::trust);
         return next.run(request).await;
     }
     let mut answer = refuse(StatusCode::UNAUTHORIZED, "the admin token is missing or wrong; send it as `Authorization: Bearer TOKEN`");

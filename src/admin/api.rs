@@ -4,7 +4,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Json,
-    extract::{Path, Query, State},
+    extract::{Extension, Path, Query, State},
     http::StatusCode,
     response::{
         IntoResponse, Response,
@@ -16,7 +16,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{AdminState, Shared};
+use super::{
+    AdminState, Shared,
+    places::{Place, Trust},
+};
 use crate::{
     deliver::inspector::{self, Seen},
     observe::audit::{query_names, rfc3339},
@@ -156,15 +159,16 @@ struct Live {
     decisions: tokio::sync::watch::Receiver<u64>,
     first: bool,
     _permit: OwnedSemaphorePermit,
+    _trust: Trust,
 }
 
 /// `GET /api/v1/live`: server-sent events that say which numbers are the newest; what they stand for is fetched with `after`.
-pub(super) async fn live(State(shared): State<Shared>) -> Response {
+pub(super) async fn live(State(shared): State<Shared>, Extension(place): Extension<Place>) -> Response {
     let Ok(permit) = Arc::clone(&shared.streams).try_acquire_owned() else {
         return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "error": format!("{STREAMS} live streams are open already") }))).into_response();
     };
     let (events, decisions) = (shared.state.inspector.subscribe(), shared.state.decisions.watch());
-    let live = Live { shared, events, decisions, first: true, _permit: permit };
+    let live = Live { shared, events, decisions, first: true, _permit: permit, _trust: place.trust() };
     let stream = stream::unfold(live, |mut live| async move {
         if !std::mem::take(&mut live.first) {
             tokio::select! {

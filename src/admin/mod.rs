@@ -7,6 +7,7 @@ mod access;
 mod api;
 mod health;
 mod page;
+mod places;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +32,7 @@ use axum::{
     routing::{get, post},
 };
 use data_encoding::BASE64URL_NOPAD;
+use hyper::service::{Service, service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -49,6 +51,7 @@ use zeroize::Zeroizing;
 
 pub(crate) use health::Readiness;
 
+use self::places::{Limits, Paced, Places, Taken};
 use crate::{
     clock::Clock,
     deliver::inspector::Store,
@@ -57,12 +60,6 @@ use crate::{
     section::Section,
 };
 
-/// Connections that are served at once; further ones wait.
-const CONNECTIONS: usize = 128;
-/// For the TLS handshake.
-const HANDSHAKE: Duration = Duration::from_secs(5);
-/// For a request's head, and for idling between two.
-const HEAD: Duration = Duration::from_secs(30);
 /// For connections to end when the gate stops.
 const LAST: Duration = Duration::from_secs(2);
 /// Largest body of an admin request, bytes: a token in a form.
@@ -243,6 +240,7 @@ struct Shared {
     /// True from when the listener is to end.
     stopping: watch::Receiver<bool>,
     streams: Arc<Semaphore>,
+    limits: Limits,
 }
 
 impl FromRef<Shared> for AdminState {
@@ -279,19 +277,35 @@ pub(crate) struct Server {
     rules: Arc<ArcSwap<Rules>>,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
+    #[cfg(test)]
+    places: Arc<Places>,
 }
 
 impl Server {
     /// Binds and serves on the current runtime.
     pub(crate) async fn start(settings: &Settings, state: AdminState) -> io::Result<Self> {
+        Self::start_within(settings, state, Limits::default()).await
+    }
+
+    async fn start_within(settings: &Settings, state: AdminState, limits: Limits) -> io::Result<Self> {
         let listener = TcpListener::bind(settings.listen).await?;
         let address = listener.local_addr()?;
         let rules = Arc::new(ArcSwap::from_pointee(Rules::new(settings, state.token.clone())));
         let (stop, stopping) = watch::channel(false);
         let clock = state.clock.clone();
-        let shared = Shared { state, rules: rules.clone(), stopping: stopping.clone(), streams: Arc::new(Semaphore::new(api::STREAMS)) };
-        let task = tokio::spawn(serve(listener, router(shared), rules.clone(), stopping, clock));
-        Ok(Self { address, tls: settings.tls.is_some(), rules, stop, task })
+        let shared = Shared { state, rules: rules.clone(), stopping: stopping.clone(), streams: Arc::new(Semaphore::new(api::STREAMS)), limits };
+        let places = Places::new(limits.places, clock.clone());
+        let door = Door { router: router(shared), rules: rules.clone(), places: places.clone(), limits };
+        let task = tokio::spawn(serve(listener, door, stopping, clock));
+        Ok(Self {
+            address,
+            tls: settings.tls.is_some(),
+            rules,
+            stop,
+            task,
+            #[cfg(test)]
+            places,
+        })
     }
 
     /// Where it listens: with port 0 in the policy, the port it was given.
@@ -364,15 +378,19 @@ async fn metrics(State(state): State<AdminState>, headers: HeaderMap) -> Respons
     }
 }
 
-async fn serve(listener: TcpListener, router: Router, rules: Arc<ArcSwap<Rules>>, mut stopping: watch::Receiver<bool>, clock: Clock) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+/// What a new connection is given.
+#[derive(Clone)]
+struct Door {
+    router: Router,
+    rules: Arc<ArcSwap<Rules>>,
+    places: Arc<Places>,
+    limits: Limits,
+}
+
+async fn serve(listener: TcpListener, door: Door, mut stopping: watch::Receiver<bool>, clock: Clock) {
     let mut open = JoinSet::new();
     let listen = listener.local_addr().unwrap_or_else(|_| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
     loop {
-        let permit = tokio::select! {
-            permit = room.clone().acquire_owned() => permit,
-            () = stopped(&mut stopping) => break,
-        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stopped(&mut stopping) => break,
@@ -380,10 +398,13 @@ async fn serve(listener: TcpListener, router: Router, rules: Arc<ArcSwap<Rules>>
         while open.try_join_next().is_some() {}
         match accepted {
             Ok((stream, _)) => {
-                let (router, tls, stopping) = (router.clone(), rules.load().tls.clone(), stopping.clone());
+                let (door, stopping) = (door.clone(), stopping.clone());
+                let taken = door.places.take();
                 open.spawn(async move {
-                    connection(stream, router, tls, stopping).await;
-                    drop(permit);
+                    tokio::select! {
+                        () = connection(stream, &door, &taken, stopping) => {}
+                        () = taken.lost() => {}
+                    }
                 });
             }
             Err(why) => {
@@ -402,22 +423,33 @@ async fn stopped(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stop| *stop).await; // an error: the owner is gone
 }
 
-async fn connection(stream: TcpStream, router: Router, tls: Option<Arc<ServerConfig>>, stopping: watch::Receiver<bool>) {
+async fn connection(stream: TcpStream, door: &Door, taken: &Taken, stopping: watch::Receiver<bool>) {
     let _ = stream.set_nodelay(true); // slower without, but no worse
+    let stream = Paced::new(stream, door.limits.taking);
+    let tls = door.rules.load().tls.clone();
     match tls {
-        None => http(stream, router, false, stopping).await,
+        None => http(stream, door, taken, false, stopping).await,
         Some(config) => {
-            if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await {
-                http(stream, router, true, stopping).await;
+            if let Ok(Ok(stream)) = tokio::time::timeout(door.limits.handshake, TlsAcceptor::from(config).accept(stream)).await {
+                http(stream, door, taken, true, stopping).await;
             }
         }
     }
 }
 
-async fn http<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, router: Router, tls: bool, mut stopping: watch::Receiver<bool>) {
-    let service = TowerToHyperService::new(router.layer(Extension(Here { tls })));
+async fn http<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, door: &Door, taken: &Taken, tls: bool, mut stopping: watch::Receiver<bool>) {
+    let place = taken.place();
+    let router = TowerToHyperService::new(door.router.clone().layer(Extension(Here { tls })).layer(Extension(place.clone())));
+    let service = service_fn(|request| {
+        let (answer, place) = (router.call(request), place.clone());
+        async move {
+            let answer = answer.await;
+            place.answered();
+            answer
+        }
+    });
     let mut builder = hyper::server::conn::http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(64 << 10);
+    builder.timer(TokioTimer::new()).header_read_timeout(door.limits.head).max_buf_size(64 << 10);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
     // An error here is the client's hang-up or nonsense: nothing to act on.
     tokio::select! {

@@ -2,7 +2,7 @@
 
 use axum::{
     body::Bytes,
-    extract::{Extension, Path, State},
+    extract::{Extension, FromRequest, Path, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Redirect, Response},
 };
@@ -35,7 +35,12 @@ pub(super) async fn index(State(shared): State<Shared>, headers: HeaderMap) -> R
 }
 
 /// `POST /login` with `token=…`: sets the cookie and goes to the page.
-pub(super) async fn login(State(shared): State<Shared>, Extension(here): Extension<Here>, body: Bytes) -> Response {
+pub(super) async fn login(State(shared): State<Shared>, Extension(here): Extension<Here>, request: Request) -> Response {
+    let body = match tokio::time::timeout(shared.limits.body, Bytes::from_request(request, &())).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(why)) => return why.into_response(),
+        Err(_) => return StatusCode::REQUEST_TIMEOUT.into_response(),
+    };
     let given = form_urlencoded::parse(&body).find(|(name, _)| name == "token").map(|(_, value)| value.into_owned()).unwrap_or_default();
     let rules = shared.rules.load();
     if !access::is_token(given.trim().as_bytes(), &rules.token) {

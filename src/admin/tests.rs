@@ -6,13 +6,12 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::{
-    event::{Client, Event, EventId, Verification},
+    event::{Event, EventId},
     observe::audit::{Audit, Decision, Line},
     problem::Source,
     reject::Reason,
@@ -35,6 +34,10 @@ async fn gate() -> Gate {
 }
 
 async fn gate_with(tls: Option<Arc<ServerConfig>>) -> Gate {
+    gate_within(tls, Limits::default()).await
+}
+
+async fn gate_within(tls: Option<Arc<ServerConfig>>, limits: Limits) -> Gate {
     let clock = Clock::hand(1_700_000_000_000);
     let metrics = Metrics::with_clock("0", clock.clone());
     let audit = Audit::start(None, metrics.clone(), clock.clone()).expect("a thread");
@@ -56,7 +59,7 @@ async fn gate_with(tls: Option<Arc<ServerConfig>>) -> Gate {
         clock: clock.clone(),
     };
     let settings = Settings { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), token: None, allowed_hosts: vec!["gate.internal".into()], tls };
-    let server = Server::start(&settings, state).await.expect("a free port");
+    let server = Server::start_within(&settings, state, limits).await.expect("a free port");
     Gate { server, audit, store, readiness, clock, reloads }
 }
 
@@ -95,29 +98,7 @@ fn event(body: &'static [u8]) -> Event {
     let mut headers = HeaderMap::new();
     headers.insert("x-github-event", "push".parse().expect("a value"));
     headers.insert("authorization", "Bearer s3cret".parse().expect("a value"));
-    Event {
-        id: EventId::new(),
-        route: "github".into(),
-        provider: Some("github".into()),
-        verification: Verification::Content,
-        secret_label: None,
-        event_type: Some("push".into()),
-        delivery_id: None,
-        received_ms: 1_700_000_000_000,
-        client: Client::new([192, 0, 2, 1].into()),
-        client_cert: None,
-        method: http::Method::POST,
-        path: "/github".into(),
-        rest: None,
-        query: Some("token=s3cret".into()),
-        secret_params: Default::default(),
-        scheme: "https",
-        host: None,
-        headers,
-        body: Bytes::from_static(body).into(),
-        chosen: None,
-        annotations: Vec::new(),
-    }
+    Event { query: Some("token=s3cret".into()), headers, ..Event::sample(body) }
 }
 
 #[tokio::test]
@@ -226,6 +207,15 @@ async fn decisions_policy_and_reload() {
     assert_eq!(status(&gate.get("/api/v1/reload", &bearer()).await), 405);
 }
 
+async fn read_until(stream: &mut TcpStream, text: &mut String, wanted: &str) {
+    let mut buffer = [0; 4096];
+    while !text.contains(wanted) {
+        let n = tokio::time::timeout(Duration::from_secs(20), stream.read(&mut buffer)).await.expect("in time").expect("bytes");
+        assert_ne!(n, 0, "the stream ended before {wanted}: {text}");
+        text.push_str(&String::from_utf8_lossy(&buffer[..n]));
+    }
+}
+
 #[tokio::test]
 async fn the_live_stream_tells_of_news_and_ends_with_the_listener() {
     let gate = gate().await;
@@ -233,20 +223,63 @@ async fn the_live_stream_tells_of_news_and_ends_with_the_listener() {
     let request = format!("GET /api/v1/live HTTP/1.1\r\nHost: localhost\r\n{}\r\n", bearer());
     stream.write_all(request.as_bytes()).await.expect("the request");
     let mut text = String::new();
-    let read_until = async |stream: &mut TcpStream, text: &mut String, wanted: &str| {
-        let mut buffer = [0; 4096];
-        while !text.contains(wanted) {
-            let n = tokio::time::timeout(Duration::from_secs(20), stream.read(&mut buffer)).await.expect("in time").expect("bytes");
-            assert_ne!(n, 0, "the stream ended before {wanted}: {text}");
-            text.push_str(&String::from_utf8_lossy(&buffer[..n]));
-        }
-    };
     read_until(&mut stream, &mut text, "{\"decisions\":0,\"events\":0}").await;
     gate.store.receive(&event(b"{}"), 1);
     read_until(&mut stream, &mut text, "{\"decisions\":0,\"events\":1}").await;
     gate.server.stop().await;
     let mut rest = Vec::new();
     tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut rest)).await.expect("the stream ends").expect("its end");
+}
+
+/// Connections of each kind that a stranger can leave half way, and one too many of them.
+#[tokio::test]
+async fn stuck_clients_keep_nobody_from_readyz() {
+    let gate = gate().await;
+    let mut stream = TcpStream::connect(gate.server.address()).await.expect("a connection");
+    stream.write_all(format!("GET /api/v1/live HTTP/1.1\r\nHost: localhost\r\n{}\r\n", bearer()).as_bytes()).await.expect("the request");
+    let mut text = String::new();
+    read_until(&mut stream, &mut text, "\"events\":0}").await;
+    let mut stuck = Vec::new();
+    for n in 0..Limits::default().places + 40 {
+        let mut one = TcpStream::connect(gate.server.address()).await.expect("a connection");
+        let half = ["", "GET /readyz HTTP/1.1\r\nHost: local", "POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\ntoken="][n % 3];
+        one.write_all(half.as_bytes()).await.expect("half a request");
+        stuck.push(one);
+    }
+    for path in ["/readyz", "/healthz", "/metrics"] {
+        assert_eq!(status(&gate.get(path, "").await), 200, "{path}");
+    }
+    assert!(gate.server.places.len() <= Limits::default().places);
+    // Who showed the token keeps its place.
+    gate.store.receive(&event(b"{}"), 1);
+    read_until(&mut stream, &mut text, "\"events\":1}").await;
+}
+
+#[tokio::test]
+async fn every_wait_for_a_client_ends() {
+    let short = Duration::from_millis(50);
+    let gate = gate_within(None, Limits { head: short, body: short, taking: short, ..Limits::default() }).await;
+    let emptied = async || {
+        while gate.server.places.len() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    for (sent, says) in [
+        ("", ""),
+        ("GET /readyz HTTP/1.1\r\nHost: local", ""),
+        ("GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n", "200 OK"),
+        ("POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\ntoken=", "408 Request Timeout"),
+        ("POST /api/v1/reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n", "401 Unauthorized"),
+    ] {
+        let answer = gate.ask(sent).await;
+        assert!(answer.contains(says) && (answer.is_empty() == says.is_empty()), "{sent:?}: {answer}");
+    }
+    // Asks on and on, and takes no answer.
+    let mut stream = TcpStream::connect(gate.server.address()).await.expect("a connection");
+    let many = "GET /assets/app.js HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(1000);
+    let asking = async { while stream.write_all(many.as_bytes()).await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(20), asking).await.expect("it is cut off");
+    tokio::time::timeout(Duration::from_secs(20), emptied()).await.expect("nobody is left");
 }
 
 #[tokio::test]
