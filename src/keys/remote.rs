@@ -39,7 +39,7 @@ const LAST_GOOD: Duration = Duration::from_secs(24 * 3600);
 const TOKEN_ACTIVE: Duration = Duration::from_secs(60);
 const TOKEN_INACTIVE: Duration = Duration::from_secs(10);
 /// The pause before a place is asked again for an id that it did not have.
-const AGAIN: Duration = Duration::from_secs(30);
+const AGAIN: Duration = Duration::from_secs(5);
 /// The pause after a failure: doubled with each, up to the most.
 const FAILED_LEAST: Duration = Duration::from_secs(1);
 const FAILED_MOST: Duration = Duration::from_secs(60);
@@ -370,8 +370,8 @@ mod tests {
             let state = State { tried: Some(tried), failures, ..State::default() };
             assert_eq!(state.may_try(tried.plus(Duration::from_secs(since_s))), may, "{failures} failures, {since_s} s");
         }
-        check(0, 29, false);
-        check(0, 30, true);
+        check(0, 4, false);
+        check(0, 5, true);
         check(1, 0, false);
         check(1, 1, true);
         check(3, 3, false);

@@ -7,6 +7,7 @@ mod docs;
 mod filters;
 mod framing;
 mod http2;
+mod keys;
 mod lifecycle;
 mod mistakes;
 mod modes;

@@ -1,0 +1,208 @@
+//! Keys that stand elsewhere: an issuer over real TLS, its keys fetched once, changed, lost and found on the disk.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use aws_lc_rs::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair},
+};
+use data_encoding::BASE64URL_NOPAD;
+use serde_json::{Value, json};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::{JoinHandle, JoinSet},
+};
+
+use crate::support::{
+    client::{Answer, Post},
+    gate::{Gate, Setup},
+    receiver::{Act, Receiver, Seen},
+    tls::Ca,
+    unix_now, until,
+};
+
+/// An issuer: what it answers stands in a script, its connections are TLS.
+struct Issuer {
+    inner: Receiver,
+    address: SocketAddr,
+    front: JoinHandle<()>,
+    ca: Ca,
+}
+
+impl Issuer {
+    async fn start(script: impl Fn(&Seen) -> Act + Send + Sync + 'static) -> Self {
+        let inner = Receiver::acting(script).await;
+        let ca = Ca::new("issuer's CA");
+        let acceptor = tokio_rustls::TlsAcceptor::from(ca.server(&["localhost"]).serve(&["http/1.1"]));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        let to = inner.address();
+        let front = tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    let (Ok(mut outside), Ok(mut inside)) = (acceptor.accept(socket).await, TcpStream::connect(to).await) else { return };
+                    let _ = tokio::io::copy_bidirectional(&mut outside, &mut inside).await;
+                });
+            }
+        });
+        Self { inner, address, front, ca }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("https://localhost:{}{path}", self.address.port())
+    }
+}
+
+impl Drop for Issuer {
+    fn drop(&mut self) {
+        self.front.abort();
+    }
+}
+
+/// One key of an issuer's.
+struct Key {
+    kid: String,
+    pair: EcdsaKeyPair,
+}
+
+impl Key {
+    fn new(kid: &str) -> Self {
+        let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).expect("a key can be made");
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.as_ref()).expect("it was just made");
+        Self { kid: kid.to_owned(), pair }
+    }
+
+    fn jwk(&self) -> Value {
+        let point = self.pair.public_key().as_ref();
+        json!({ "kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": self.kid, "x": BASE64URL_NOPAD.encode(&point[1..33]), "y": BASE64URL_NOPAD.encode(&point[33..]) })
+    }
+
+    fn token(&self, change: &Value) -> String {
+        let mut claims = json!({ "iss": "https://issuer.example", "aud": "hooks", "iat": unix_now(), "exp": unix_now() + 600 });
+        for (name, value) in change.as_object().expect("an object") {
+            claims[name] = value.clone();
+        }
+        let part = |value: &Value| BASE64URL_NOPAD.encode(value.to_string().as_bytes());
+        let signed = format!("{}.{}", part(&json!({ "alg": "ES256", "kid": self.kid })), part(&claims));
+        let signature = self.pair.sign(&SystemRandom::new(), signed.as_bytes()).expect("the key signs");
+        format!("Bearer {signed}.{}", BASE64URL_NOPAD.encode(signature.as_ref()))
+    }
+}
+
+/// The answer of a key set.
+fn set(keys: &[&Key]) -> Act {
+    let text = json!({ "keys": keys.iter().map(|key| key.jwk()).collect::<Vec<_>>() }).to_string();
+    Act::Raw(format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{text}", text.len()).into_bytes())
+}
+
+fn policy(receiver: &Receiver, url: &str) -> String {
+    format!(
+        "[providers.issuer]\nscheme = \"jwt\"\nalgorithms = [\"ES256\"]\nsignature = {{ header = \"Authorization\", prefix = \"Bearer \" }}\n\
+         keys = {{ url = \"{url}\", ca = \"issuer.pem\" }}\nclaims = {{ issuer = \"https://issuer.example\", audience = \"hooks\", expires = true }}\nreplay_key = \"none\"\n\
+         [routes.tokens]\npath = \"/tokens\"\nverify = {{ provider = \"issuer\" }}\ndeliver = \"{}\"\n",
+        receiver.url("/hooks")
+    )
+}
+
+async fn send(gate: &Gate, token: &str) -> Answer {
+    Post::new("/tokens", "{}").header("authorization", token).send(gate).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_issuers_keys_are_fetched_once_followed_and_kept() {
+    let (first, second) = (Arc::new(Key::new("1")), Arc::new(Key::new("2")));
+    let now = Arc::new(Mutex::new(vec![first.clone()]));
+    let served = now.clone();
+    let issuer = Issuer::start(move |_| set(&served.lock().expect("no panic").iter().map(AsRef::as_ref).collect::<Vec<_>>())).await;
+    let receiver = Receiver::start().await;
+    let setup = Setup::new(policy(&receiver, &issuer.url("/jwks.json"))).file("issuer.pem", issuer.ca.pem());
+    let mut gate = Arc::new(setup.start().await);
+
+    // All who come at once share one fetch, and what is forged is refused by the same keys.
+    let mut senders = JoinSet::new();
+    for n in 0..20 {
+        let (gate, token) = (gate.clone(), if n % 2 == 0 { first.token(&json!({})) } else { first.token(&json!({})).replace('.', ".e") });
+        senders.spawn(async move { (n, send(&gate, &token).await) });
+    }
+    while let Some(sent) = senders.join_next().await {
+        let (n, answer) = sent.expect("no panic");
+        assert_eq!(answer.status.as_u16(), if n % 2 == 0 { 200 } else { 401 }, "{answer:?}");
+    }
+    assert_eq!(issuer.inner.count(), 1, "one fetch for all");
+    for (change, reason) in [
+        (json!({ "aud": "others" }), "claims_invalid"),
+        (json!({ "iss": "https://other.example" }), "claims_invalid"),
+        (json!({ "exp": unix_now() - 600 }), "timestamp_stale"),
+        (json!({ "nbf": unix_now() + 600 }), "timestamp_future"),
+    ] {
+        assert_eq!(send(&gate, &first.token(&change)).await.verdict(), (401, reason.to_owned()));
+    }
+
+    // A new key is found when a token names it, and the old one ends with the set that held it.
+    *now.lock().expect("no panic") = vec![second.clone()];
+    until("the new key to be fetched", || async { (send(&gate, &second.token(&json!({}))).await.status == 200).then_some(()) }).await;
+    assert_eq!(send(&gate, &first.token(&json!({}))).await.verdict(), (401, "signature_mismatch".to_owned()));
+    assert!(gate.metric("hooklatch_keys_fetch_total{source=\"localhost\",result=\"ok\"}").await >= 2.0);
+
+    // The issuer is gone, the process too: the last good set is on the disk.
+    issuer.front.abort();
+    let gate = Arc::get_mut(&mut gate).expect("the senders are done");
+    gate.kill();
+    gate.restart().await;
+    assert_eq!(send(gate, &second.token(&json!({}))).await.status, 200);
+    assert_eq!(send(gate, &first.token(&json!({}))).await.status, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_keys_nothing_is_let_in_and_the_sender_told_to_come_again() {
+    let key = Key::new("1");
+    for act in [
+        Act::Answer(500, "no"),
+        Act::Answer(200, "not json"),
+        Act::Raw(b"HTTP/1.1 302 Found\r\nLocation: https://elsewhere.example/\r\nContent-Length: 0\r\n\r\n".to_vec()),
+        Act::Close,
+    ] {
+        let issuer = Issuer::start(move |_| act.clone()).await;
+        let receiver = Receiver::start().await;
+        let gate = Setup::new(policy(&receiver, &issuer.url("/jwks.json"))).file("issuer.pem", issuer.ca.pem()).start().await;
+        let answer = send(&gate, &key.token(&json!({}))).await;
+        assert_eq!(answer.verdict(), (503, "keys_unavailable".to_owned()), "{answer:?}");
+        assert!(!answer.header("retry-after").is_empty());
+        assert_eq!(receiver.count(), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_issuer_is_asked_about_a_token_once_a_minute() {
+    let issuer = Issuer::start(|seen| {
+        let body = String::from_utf8_lossy(&seen.body).into_owned();
+        // `gate:word`, as RFC 7617 writes it.
+        let known = seen.header("authorization") == "Basic Z2F0ZTp3b3Jk" && seen.method == "POST";
+        match (known, body.contains("token=good")) {
+            (true, true) => Act::Answer(200, r#"{"active":true,"iss":"https://issuer.example","scope":"hooks"}"#),
+            (true, false) => Act::Answer(200, r#"{"active":false}"#),
+            (false, _) => Act::Answer(401, ""),
+        }
+    })
+    .await;
+    let receiver = Receiver::start().await;
+    let policy = format!(
+        "[routes.tokens]\npath = \"/tokens\"\nverify = {{ provider = \"oauth2-introspection\", secret = \"env:ACCOUNT\", params = {{ issuer = \"https://issuer.example\" }}, \
+         keys = {{ url = \"{}\", form = \"introspection\", ca = \"issuer.pem\" }} }}\ndeliver = \"{}\"\n",
+        issuer.url("/introspect"),
+        receiver.url("/hooks")
+    );
+    let gate = Setup::new(policy).file("issuer.pem", issuer.ca.pem()).env("ACCOUNT", "gate:word").start().await;
+    for _ in 0..3 {
+        assert_eq!(send(&gate, "Bearer good").await.status, 200);
+        assert_eq!(send(&gate, "Bearer revoked").await.verdict(), (401, "token_invalid".to_owned()));
+    }
+    assert_eq!(send(&gate, "Bearer not a token").await.verdict(), (401, "token_invalid".to_owned()));
+    assert_eq!(issuer.inner.count(), 2);
+    // The token itself is written nowhere.
+    assert!(!gate.log().contains("revoked") && !gate.audit().iter().any(|line| line.to_string().contains("revoked")));
+}
