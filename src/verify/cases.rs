@@ -195,4 +195,92 @@ mod tests {
         assert!(wrong.is_empty(), "{} of {judged} wrong:\n{}", wrong.len(), wrong.join("\n"));
         assert!(judged > 1000, "{judged}");
     }
+
+    /// A token or a signed message with any one bit of its proof changed proves nothing any more.
+    #[test]
+    fn no_changed_bit_of_a_token_passes() {
+        let catalogue = Catalogue::shipped();
+        let proofs = [
+            ("netlify", "x-webhook-signature"),
+            ("messagebird", "messagebird-signature-jwt"),
+            ("plaid", "plaid-verification"),
+            ("google-pubsub", "authorization"),
+        ];
+        let all = files();
+        for (name, header) in proofs {
+            let (_, cases) = all.iter().find(|(file, _)| file == name).expect("it has cases");
+            let case = cases.iter().find(|case| case.id.ends_with("/accept-basic")).expect("a plain case");
+            let (plan, request, now) = (case.plan(&catalogue).expect("a plan"), case.request().expect("a request"), case.now * 1000);
+            assert!(request.judge(&plan, now).is_ok(), "{name}");
+            let token = request.headers[header].as_bytes().to_vec();
+            // The name of an authentication scheme has no case.
+            let start = token.iter().position(|byte| *byte == b' ').map_or(0, |at| at + 1);
+            for at in start..token.len() {
+                for bit in 0..8 {
+                    let mut changed = token.clone();
+                    changed[at] ^= 1 << bit;
+                    let Ok(value) = HeaderValue::from_bytes(&changed) else { continue };
+                    let mut request = request.copy();
+                    request.headers.insert(header, value);
+                    assert!(request.judge(&plan, now).is_err(), "{name}: bit {bit} of byte {at}");
+                }
+            }
+        }
+        let (_, cases) = all.iter().find(|(file, _)| file == "aws-sns").expect("it has cases");
+        let case = cases.iter().find(|case| case.id.ends_with("/accept-basic")).expect("a plain case");
+        let (plan, request, now) = (case.plan(&catalogue).expect("a plan"), case.request().expect("a request"), case.now * 1000);
+        let body = request.body.to_bytes();
+        for field in ["\"Signature\": \"", "\"Message\": \"", "\"TopicArn\": \"", "\"MessageId\": \"", "\"Timestamp\": \"", "\"SigningCertURL\": \""] {
+            let start = body.windows(field.len()).position(|window| window == field.as_bytes()).expect("the field is there") + field.len();
+            let len = body[start..].iter().position(|byte| *byte == b'"').expect("a text ends");
+            for at in start..start + len {
+                for bit in 0..8 {
+                    let mut changed = body.to_vec();
+                    changed[at] ^= 1 << bit;
+                    let request = Request { body: Chunks::from(Bytes::from(changed)), ..request.copy() };
+                    assert!(request.judge(&plan, now).is_err(), "aws-sns: {field} bit {bit} of byte {at}");
+                }
+            }
+        }
+    }
+
+    /// The plain case of each scheme whose proof is a token or a signed message, with its plan.
+    static TOKENS: std::sync::LazyLock<Vec<(String, Case, Plan)>> = std::sync::LazyLock::new(|| {
+        let catalogue = Catalogue::shipped();
+        let wanted = ["netlify", "messagebird", "plaid", "google-pubsub", "aws-sns", "paypal"];
+        let found = files().into_iter().filter(|(name, _)| wanted.contains(&name.as_str())).filter_map(|(name, cases)| Some((name, cases.into_iter().next()?)));
+        found
+            .map(|(name, case)| {
+                let plan = case.plan(&catalogue).expect("a plan");
+                (name, case, plan)
+            })
+            .collect()
+    });
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { cases: 256, ..Default::default() })]
+
+        /// Nothing that arrives makes a token scheme panic, and nothing that nobody signed is accepted.
+        #[test]
+        fn no_made_up_token_passes(
+            parts in proptest::collection::vec("[A-Za-z0-9_=-]{0,40}|eyJhbGciOiJ(IUzI1NiJ9|FUzI1NiIsImtpZCI6IjEifQ|ub25lIn0)|e30|eyJleHAiOjk5OTk5OTk5OTl9", 0..5),
+            raw in proptest::collection::vec(proptest::num::u8::ANY, 0..120),
+            fields in proptest::collection::vec(("(Type|MessageId|TopicArn|Timestamp|SignatureVersion|Signature|SigningCertURL|Message|Subject|Token)", "[ -~]{0,40}|1|2|Notification|https://sns.us-east-1.amazonaws.com/x.pem"), 0..12),
+        ) {
+            let json: serde_json::Map<String, serde_json::Value> = fields.into_iter().map(|(name, value)| (name, value.into())).collect();
+            let bodies = [raw.clone(), serde_json::Value::Object(json).to_string().into_bytes(), parts.join(".").into_bytes()];
+            for (name, case, plan) in TOKENS.iter() {
+                for body in &bodies {
+                    let mut request = case.request().expect("a request");
+                    for value in request.headers.values_mut() {
+                        let token = if raw.len() % 2 == 0 { parts.join(".").into_bytes() } else { raw.clone() };
+                        let text = if value.as_bytes().starts_with(b"Bearer ") { [b"Bearer ", &token[..]].concat() } else { token };
+                        *value = HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("x"));
+                    }
+                    request.body = Chunks::from(Bytes::from(body.clone()));
+                    proptest::prop_assert!(request.judge(plan, case.now * 1000).is_err(), "{}", name);
+                }
+            }
+        }
+    }
 }
