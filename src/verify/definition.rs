@@ -10,7 +10,7 @@ use super::{
     engine::Recipe,
     hash, hmac, introspection,
     judge::Rule,
-    jwt, paypal,
+    jwt, microsoft_graph, paypal,
     place::{Place, Pointers, content_type},
     standard_webhooks, token,
 };
@@ -53,6 +53,7 @@ pub(crate) static SCHEMES: &[&Scheme] = &[
     &introspection::SCHEME,
     &later("message-signatures", "HTTP Message Signatures (RFC 9421)"),
     &aws_sns::SCHEME,
+    &microsoft_graph::SCHEME,
     &later("adyen", "the signed fields of each Adyen notification item"),
     &later("contentful", "Contentful's canonical request"),
     &paypal::SCHEME,

@@ -24,6 +24,7 @@ mod judge;
 mod jwt;
 mod key;
 mod mac;
+mod microsoft_graph;
 mod paypal;
 mod place;
 pub(crate) mod public_key;
