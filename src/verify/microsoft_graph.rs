@@ -78,7 +78,8 @@ impl Judge for Bound {
             let state = notification.get("clientState").and_then(Value::as_str).filter(|state| !state.is_empty());
             let state = state.ok_or_else(|| Reject::new(Reason::TokenInvalid, format!("notification {} has no `clientState`", at + 1)))?;
             let found = self.0.find(state.as_bytes(), now_ms);
-            label = Some(found.ok_or_else(|| Reject::new(Reason::TokenInvalid, format!("the `clientState` of notification {} is none of the secrets", at + 1)))?);
+            label =
+                Some(found.ok_or_else(|| Reject::new(Reason::TokenInvalid, format!("the `clientState` of notification {} is none of the secrets", at + 1)))?);
         }
         let label = label.ok_or_else(|| malformed("there is no notification".to_owned()))?;
         Ok(Held { label, timestamp_ms: None, content: [0; 32], id: None, event_type: None })
