@@ -36,6 +36,7 @@ use crate::{
     pipeline::{self, Trail},
     policy::{Opener, Policy},
     problem::Problem,
+    ranges,
     reject::Reject,
     respond,
     state::State,
@@ -295,6 +296,8 @@ async fn serve(path: &Path, config: Config, state_dir: PathBuf, clock: Clock, re
         unrouted: metrics.unrouted(),
         metrics: metrics.clone(),
     });
+    let config = adopt_ranges(&opener, config).await?;
+    let ranges = tokio::spawn(ranges::run(opener.ranges.clone(), state_dir.clone(), clock.clone(), metrics.clone()));
     let control = listener.control();
     metrics.on_scrape({
         let budget = listener.budget();
@@ -349,6 +352,7 @@ async fn serve(path: &Path, config: Config, state_dir: PathBuf, clock: Clock, re
     let drain_timeout = config.listen.drain_timeout;
     let mut gate_running = Running { path: path.to_owned(), config, gate: gate.clone(), opener, control, admin, readiness: readiness.clone(), state_dir };
     control_loop(&mut gate_running, watch, &mut signals, asked).await;
+    ranges.abort();
     readiness.drain();
     events::draining(usize::try_from(gate.budget.requests()).unwrap_or(usize::MAX), drain_timeout);
     let left = running.drain(async {
@@ -371,6 +375,16 @@ async fn serve(path: &Path, config: Config, state_dir: PathBuf, clock: Clock, re
 /// Blocking work beside the runtime; its panic is an error of ours.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work).await.map_err(|why| Failure::Start(format!("a task of the gate failed: {why}")))
+}
+
+/// Hands the policy's address ranges to the task that keeps them current.
+async fn adopt_ranges(opener: &Arc<Opener>, config: Config) -> Result<Config, Failure> {
+    let opener = opener.clone();
+    blocking(move || {
+        opener.ranges.adopt(&config.ranges, &config.ip_ranges);
+        config
+    })
+    .await
 }
 
 /// What the rest of the policy means for listening.
@@ -483,6 +497,7 @@ async fn reload(running: &mut Running, watch: &mut Watch) -> Result<Vec<Problem>
     };
     // The last step that may fail; what follows cannot.
     running.control.reload(&config.listen, context(&config)).map_err(|problem| Refused(vec![problem]))?;
+    let config = adopt_ranges(&running.opener, config).await.map_err(|why| whole(why.to_string()))?;
     running.gate.policy.store(Arc::new(policy));
     if let (Some(admin), Some(settings), Some(token)) = (&running.admin, &config.admin, token) {
         admin.configure(settings, token.secret);

@@ -14,7 +14,8 @@ use ipnet::IpNet;
 
 use crate::{
     event::{Client, Conn},
-    guard::allow::{self, IpSet},
+    guard::allow,
+    ranges::IpSet,
     reject::{Reason, Reject},
     section::Section,
 };

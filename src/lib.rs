@@ -24,6 +24,7 @@ mod outcome;
 mod pipeline;
 mod policy;
 mod problem;
+mod ranges;
 mod receive;
 mod reject;
 mod replay;

@@ -14,7 +14,7 @@ use crate::{
     keys::Keys,
     observe::metrics::{Metrics, RouteMetrics},
     problem::Problem,
-    route,
+    ranges, route,
 };
 
 pub(crate) struct Policy {
@@ -61,6 +61,8 @@ pub(crate) struct Opener {
     pub(crate) limiters: guard::rate::Limiters,
     pub(crate) inspector: Arc<deliver::inspector::Store>,
     pub(crate) keys: Arc<Keys>,
+    /// The address ranges in use, for whoever keeps them current.
+    pub(crate) ranges: Arc<ranges::Book>,
     /// Filters of the generation before, by name, with what made them.
     filters: Mutex<HashMap<String, (filter::Settings, Arc<filter::Filter>)>>,
 }
@@ -68,7 +70,7 @@ pub(crate) struct Opener {
 impl Opener {
     pub(crate) fn new(clock: Clock, metrics: Arc<Metrics>, engine: filter::Engine, inspector: Arc<deliver::inspector::Store>, keys: Arc<Keys>) -> Self {
         let limiters = guard::rate::Limiters::new(clock.clone());
-        Self { clock, metrics, engine, limiters, inspector, keys, filters: Mutex::default() }
+        Self { clock, metrics, engine, limiters, inspector, keys, ranges: Arc::default(), filters: Mutex::default() }
     }
 
     /// Opens a config: compiles its filters, makes its clients. Blocking; either all of it stands afterwards, or the problem says what

@@ -65,6 +65,11 @@ impl Inputs {
         self.state_dir.join(path)
     }
 
+    /// The state directory; `None` where everything is held in memory.
+    pub(crate) fn state_dir(&self) -> Option<&Path> {
+        self.memory.is_none().then_some(&*self.state_dir)
+    }
+
     pub(crate) fn read(&self, path: &Path) -> std::io::Result<Vec<u8>> {
         self.files.borrow_mut().insert(path.to_owned());
         match &self.memory {

@@ -1,13 +1,20 @@
 //! `hooklatch check`: everything that is wrong or weak in a policy.
 
-use std::{io::IsTerminal, path::Path, process::ExitCode};
+use std::{
+    io::IsTerminal,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::Args;
 use serde_json::json;
 
 use crate::{
     app,
-    config::{self, Read},
+    config::{
+        self, Read,
+        diff::{self, Change},
+    },
     problem::{Problem, Severity},
 };
 
@@ -16,6 +23,7 @@ use crate::{
   hooklatch check
   hooklatch check --config policy.toml --strict     warnings fail too, for CI
   hooklatch check --json                            one object with every problem and its place
+  hooklatch check --against main.toml               and what changes from that policy to this one
 
 Exit codes: 0 fine, 1 the policy has errors (with --strict: or warnings), 2 it cannot be read.")]
 pub(crate) struct CheckArgs {
@@ -25,6 +33,9 @@ pub(crate) struct CheckArgs {
     /// Print the problems as JSON
     #[arg(long)]
     json: bool,
+    /// Show what takes effect differently from this policy: for a review
+    #[arg(long, value_name = "OLD")]
+    against: Option<PathBuf>,
 }
 
 pub(crate) fn run(policy: &super::PolicyArgs, args: &CheckArgs) -> ExitCode {
@@ -40,11 +51,21 @@ pub(crate) fn run(policy: &super::PolicyArgs, args: &CheckArgs) -> ExitCode {
         // What the policy names is opened as the gate would, but for sockets and state.
         read.problems.extend(app::try_out(config));
     }
+    let changes = match args.against.as_deref().map(|old| changes(old, &path)) {
+        Some(Ok(changes)) => Some(changes),
+        // What is wrong with the new one is told below.
+        Some(Err(_)) if read.config.is_none() => None,
+        Some(Err(why)) => {
+            super::complain(&why);
+            return ExitCode::from(super::USAGE);
+        }
+        None => None,
+    };
     let count = |severity| read.problems.iter().filter(|problem| problem.severity == severity).count();
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
     let good = errors == 0 && !(args.strict && warnings > 0);
     if args.json {
-        print_json(&path, &read, good);
+        print_json(&path, &read, good, changes.as_deref());
     } else {
         let color = std::io::stdout().is_terminal();
         anstream::print!("{}", read.source.render(&read.problems, color));
@@ -54,13 +75,41 @@ pub(crate) fn run(policy: &super::PolicyArgs, args: &CheckArgs) -> ExitCode {
             (0, _) => anstream::println!("{} works: {routes} route(s), {warnings} warning(s)", path.display()),
             _ => anstream::println!("{} is refused: {errors} error(s), {warnings} warning(s)", path.display()),
         }
+        if let (Some(changes), Some(old)) = (&changes, &args.against) {
+            print_changes(old, changes);
+        }
     }
     if good { ExitCode::SUCCESS } else { ExitCode::from(super::BAD) }
 }
 
-fn print_json(path: &Path, read: &Read, good: bool) {
+/// What is different from the policy `old` to the policy `new`.
+fn changes(old: &Path, new: &Path) -> Result<Vec<Change>, String> {
+    Ok(diff::between(&diff::outline(old)?, &diff::outline(new)?))
+}
+
+fn print_changes(old: &Path, changes: &[Change]) {
+    if changes.is_empty() {
+        anstream::println!("\nnothing takes effect differently from {}", old.display());
+        return;
+    }
+    anstream::println!("\nfrom {}:", old.display());
+    for line in changes.iter().flat_map(Change::lines) {
+        let style = match line.trim_start().as_bytes().first() {
+            Some(b'+') => anstyle::AnsiColor::Green.on_default(),
+            Some(b'-') => anstyle::AnsiColor::Red.on_default(),
+            _ => anstyle::Style::new(),
+        };
+        anstream::println!("{style}{line}{style:#}");
+    }
+}
+
+fn print_json(path: &Path, read: &Read, good: bool, changes: Option<&[Change]>) {
     let problems: Vec<_> = read.problems.iter().map(|problem| as_json(read, problem)).collect();
-    anstream::println!("{}", json!({ "file": path.display().to_string(), "ok": good, "problems": problems }));
+    let mut told = json!({ "file": path.display().to_string(), "ok": good, "problems": problems });
+    if let Some(changes) = changes {
+        told["changes"] = changes.iter().map(Change::json).collect();
+    }
+    anstream::println!("{told}");
 }
 
 fn as_json(read: &Read, problem: &Problem) -> serde_json::Value {

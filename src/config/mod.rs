@@ -4,6 +4,7 @@
 //! config or every problem of the file. Nothing is opened here but the files that the policy names.
 
 mod check;
+pub(crate) mod diff;
 mod route;
 
 use std::{
@@ -12,13 +13,14 @@ use std::{
     sync::Arc,
 };
 
-pub(crate) use route::RouteConfig;
+pub(crate) use self::{diff::outline, route::RouteConfig};
 
 use crate::{
     admin, client, clock, deliver,
     event::is_credential,
     filter, guard, listen, observe,
     problem::{Problem, Source},
+    ranges,
     section::{Inputs, Reader, Section},
     state, verify,
 };
@@ -37,6 +39,10 @@ pub(crate) struct Config {
     /// In the file's order; a route's place is its index in `table`.
     pub(crate) routes: Vec<Arc<RouteConfig>>,
     pub(crate) table: Arc<crate::route::Table>,
+    /// How published address ranges are kept current.
+    pub(crate) ip_ranges: ranges::Settings,
+    /// Those that `allow_ips` of some route names.
+    pub(crate) ranges: Vec<Arc<ranges::Ranges>>,
     /// Every file that was read, for the watcher.
     pub(crate) files: BTreeSet<PathBuf>,
     /// The policy as written, literal secrets and passwords masked: for the admin API.
@@ -117,6 +123,8 @@ fn root(root: &Section<'_>) -> Option<Config> {
         None => Some(listen::Settings::default()),
     };
     let clients = server.as_ref().map(client::Rule::read).unwrap_or_default();
+    let ip_ranges = server.as_ref().map(ranges::Settings::read).unwrap_or_default();
+    let shelf = ranges::Shelf::new(root.inputs(), &ip_ranges);
     let public_url = server.as_ref().and_then(public_url);
     if let Some(section) = server {
         section.finish();
@@ -134,6 +142,7 @@ fn root(root: &Section<'_>) -> Option<Config> {
         client_ca: listen.as_ref().and_then(|settings| settings.tls.as_ref()).map_or(&[], |tls| &tls.client_ca),
         body_given: root.opt_section("server").and_then(|server| server.opt_section("limits")).is_some_and(|limits| limits.has("body")),
         catalogue: &catalogue,
+        shelf: &shelf,
         sets: &sets,
         filters: &root.opt_section("filters").map(|section| section.keys()).unwrap_or_default(),
         destinations: &root.opt_section("destinations").map(|section| section.keys()).unwrap_or_default(),
@@ -158,6 +167,8 @@ fn root(root: &Section<'_>) -> Option<Config> {
         destinations: destinations.into_iter().collect::<Option<_>>()?,
         routes: routes.into_iter().map(|route| route.map(Arc::new)).collect::<Option<_>>()?,
         table: Arc::new(table?),
+        ip_ranges,
+        ranges: shelf.into_all(),
         files: BTreeSet::new(),
         shown: serde_json::Value::Null, // filled in when the unknown keys have been told: it asks for every key
     };

@@ -9,7 +9,7 @@ use rustls_pki_types::CertificateDer;
 use crate::{
     choose, guard, listen,
     outcome::Answer,
-    receive,
+    ranges, receive,
     reject::Reason,
     replay, route,
     section::{Item, Section, nearest},
@@ -24,6 +24,7 @@ pub(super) struct Context<'a> {
     /// `[server.limits] body` stands in the file: what a preset knows of its provider then changes nothing.
     pub(super) body_given: bool,
     pub(super) catalogue: &'a verify::Catalogue,
+    pub(super) shelf: &'a ranges::Shelf<'a>,
     pub(super) sets: &'a guard::allow::IpSets,
     /// Names of `[filters.NAME]`.
     pub(super) filters: &'a [String],
@@ -70,7 +71,7 @@ pub(super) fn read(name: &str, section: Section<'_>, context: &Context<'_>) -> O
     let traits = verify.as_ref().and_then(|plan| plan.definition()).map(|definition| definition.traits.clone()).unwrap_or_default();
     let provider = verify.as_ref().and_then(|plan| plan.provider());
     let providers = context.catalogue.names();
-    let ranges = |name: &str| context.catalogue.definition(name).map(|definition| definition.traits.ip_ranges.clone());
+    let ranges = |name: &str| published(name, context);
     let names = guard::allow::Names { sets: context.sets, ranges: &ranges, providers: &providers };
     let allow = guard::allow::Allow::read(&section, &names);
     let client_cert = section.has("client_cert").then(|| guard::cert::Rule::read(&section, context.client_ca));
@@ -139,6 +140,22 @@ fn limits(route: &Section<'_>, context: &Context<'_>, traits: &verify::Traits) -
     }
     head.body = body.body;
     (head, body)
+}
+
+/// What is known of a provider's addresses.
+fn published(name: &str, context: &Context<'_>) -> guard::allow::Published {
+    use guard::allow::Published;
+    let Some(entry) = context.catalogue.entry(name) else { return Published::NoProvider };
+    let (definition, shipped) = (&entry.definition, entry.text.is_some());
+    let source = &definition.traits.ip_ranges;
+    if source.is_empty() {
+        return Published::Nothing;
+    }
+    match context.shelf.open(&definition.name, source, shipped) {
+        Ok(ranges) if ranges.known().nets.is_empty() => Published::NotYet,
+        Ok(ranges) => Published::Known(ranges),
+        Err(why) => Published::Unreadable(why),
+    }
 }
 
 /// The first secret's place, without its value: for the line to try.

@@ -1,57 +1,15 @@
-//! Which addresses may call a route: `allow_ips`, and the named sets of `[ip_sets]`. Pure.
+//! Which addresses may call a route: `allow_ips`, and the named sets of `[ip_sets]`. Pure; a provider's own ranges are those that
+//! `ranges/` knows at the moment of the request.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use prefix_trie::PrefixSet;
+use ipnet::IpNet;
 
 use crate::{
+    ranges::{IpSet, Ranges},
     reject::{Reason, Reject},
     section::{Item, Section, nearest},
 };
-
-/// A set of addresses as prefixes, looked up by longest match. IPv4 and IPv4-mapped IPv6 are the same address.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct IpSet {
-    v4: PrefixSet<Ipv4Net>,
-    v6: PrefixSet<Ipv6Net>,
-}
-
-impl IpSet {
-    pub(crate) fn insert(&mut self, net: IpNet) {
-        match fold(net) {
-            IpNet::V4(v4) => self.v4.insert(v4.trunc()),
-            IpNet::V6(v6) => self.v6.insert(v6.trunc()),
-        };
-    }
-
-    pub(crate) fn contains(&self, ip: IpAddr) -> bool {
-        match ip.to_canonical() {
-            IpAddr::V4(v4) => self.v4.get_lpm(&Ipv4Net::from(v4)).is_some(),
-            IpAddr::V6(v6) => self.v6.get_lpm(&Ipv6Net::from(v6)).is_some(),
-        }
-    }
-}
-
-impl FromIterator<IpNet> for IpSet {
-    fn from_iter<T: IntoIterator<Item = IpNet>>(nets: T) -> Self {
-        let mut set = Self::default();
-        nets.into_iter().for_each(|net| set.insert(net));
-        set
-    }
-}
-
-/// A prefix inside `::ffff:0:0/96` as the IPv4 prefix it means.
-fn fold(net: IpNet) -> IpNet {
-    if let IpNet::V6(v6) = net
-        && v6.prefix_len() >= 96
-        && let Some(v4) = v6.addr().to_ipv4_mapped()
-        && let Ok(folded) = Ipv4Net::new(v4, v6.prefix_len() - 96)
-    {
-        return IpNet::V4(folded);
-    }
-    net
-}
 
 /// One address or prefix as the policy writes it; `Err` is the message and what to do.
 fn net(text: &str) -> Result<IpNet, (String, String)> {
@@ -104,6 +62,10 @@ impl IpSets {
         Self(sets)
     }
 
+    pub(crate) fn nets(&self, name: &str) -> Option<&[IpNet]> {
+        self.0.get(name).map(Vec::as_slice)
+    }
+
     pub(crate) fn names(&self) -> Vec<&str> {
         self.0.keys().map(String::as_str).collect()
     }
@@ -112,17 +74,30 @@ impl IpSets {
 /// Where the names in `allow_ips` are looked up.
 pub(crate) struct Names<'a> {
     pub(crate) sets: &'a IpSets,
-    /// A provider's published ranges: `None` for an unknown provider, empty for one that publishes none.
-    pub(crate) ranges: &'a dyn Fn(&str) -> Option<Vec<IpNet>>,
+    /// A provider's published ranges.
+    pub(crate) ranges: &'a dyn Fn(&str) -> Published,
     /// Every provider's name, for hints.
     pub(crate) providers: &'a [&'a str],
+}
+
+/// What is known of a provider's addresses.
+pub(crate) enum Published {
+    Known(Arc<Ranges>),
+    /// There is no such provider.
+    NoProvider,
+    /// It publishes none.
+    Nothing,
+    /// It publishes them, and nobody has fetched them yet.
+    NotYet,
+    /// `hooklatch.lock` cannot be read.
+    Unreadable(String),
 }
 
 /// `allow_ips` of one route: who may call it.
 #[derive(Clone, Debug)]
 pub(crate) struct Allow {
     set: Arc<IpSet>,
-    provider: Arc<IpSet>,
+    providers: Arc<[Arc<Ranges>]>,
 }
 
 impl Allow {
@@ -133,28 +108,36 @@ impl Allow {
         if items.is_empty() {
             item.problem("`allow_ips` is empty", "an empty list lets nobody in: name addresses, or remove the key to let everybody in");
         }
-        let (mut set, mut provider) = (IpSet::default(), IpSet::default());
+        let (mut set, mut providers) = (IpSet::default(), Vec::new());
         for item in &items {
-            for net in named(item, names) {
+            let wide = |net: IpNet| {
                 if net.prefix_len() == 0 {
                     item.warn(format!("`{net}` lets every address in"), "name the sender's own ranges, or remove `allow_ips`");
                 }
-                if item.as_str().is_some_and(|text| text.starts_with("provider:")) {
-                    provider.insert(net);
+            };
+            match named(item, names) {
+                Named::Nets(nets) => {
+                    for net in nets {
+                        wide(net);
+                        set.insert(net);
+                    }
                 }
-                set.insert(net);
+                Named::Provider(ranges) => {
+                    ranges.known().nets.iter().copied().for_each(wide);
+                    providers.push(ranges);
+                }
             }
         }
-        Some(Self { set: Arc::new(set), provider: Arc::new(provider) })
+        Some(Self { set: Arc::new(set), providers: providers.into() })
     }
 
     pub(crate) fn contains(&self, ip: IpAddr) -> bool {
-        self.set.contains(ip)
+        self.set.contains(ip) || self.is_provider(ip)
     }
 
     /// Whether the address is in the route's own `provider:` ranges, to which limits per address do not apply.
     pub(crate) fn is_provider(&self, ip: IpAddr) -> bool {
-        self.provider.contains(ip)
+        self.providers.iter().any(|ranges| ranges.contains(ip))
     }
 
     pub(crate) fn check(&self, ip: IpAddr) -> Result<(), Reject> {
@@ -165,31 +148,41 @@ impl Allow {
     }
 }
 
-fn named(item: &Item<'_>, names: &Names<'_>) -> Vec<IpNet> {
-    let Some(text) = item.string() else { return Vec::new() };
+enum Named {
+    Nets(Vec<IpNet>),
+    Provider(Arc<Ranges>),
+}
+
+fn named(item: &Item<'_>, names: &Names<'_>) -> Named {
+    let nothing = || Named::Nets(Vec::new());
+    let Some(text) = item.string() else { return nothing() };
     let near = |name: &str, known: &[&str], kind: &str| match nearest(name, known) {
         Some(near) => format!("did you mean \"{kind}:{near}\"?"),
         None if known.is_empty() => format!("there is no {kind} to name"),
+        None if known.len() > 12 => format!("`hooklatch {kind}s` lists all"),
         None => format!("known: {}", known.join(", ")),
     };
     match text.split_once(':') {
-        Some(("set", name)) => names.sets.0.get(name).cloned().unwrap_or_else(|| {
+        Some(("set", name)) => Named::Nets(names.sets.0.get(name).cloned().unwrap_or_else(|| {
             let help = if names.sets.0.is_empty() { format!("add it: [ip_sets] {name} = [\"192.0.2.0/24\"]") } else { near(name, &names.sets.names(), "set") };
             item.problem(format!("there is no address set `{name}`"), help);
             Vec::new()
-        }),
-        Some(("provider", name)) => match (names.ranges)(name) {
-            Some(ranges) if ranges.is_empty() => {
-                item.problem(format!("the provider `{name}` publishes no addresses"), "remove it, or name the addresses you know");
-                Vec::new()
-            }
-            Some(ranges) => ranges,
-            None => {
-                item.problem(format!("there is no provider `{name}`"), near(name, names.providers, "provider"));
-                Vec::new()
-            }
-        },
-        _ => net_item(item).into_iter().collect(),
+        })),
+        Some(("provider", name)) => {
+            let (message, help) = match (names.ranges)(name) {
+                Published::Known(ranges) => return Named::Provider(ranges),
+                Published::NoProvider => (format!("there is no provider `{name}`"), near(name, names.providers, "provider")),
+                Published::Nothing => (format!("the provider `{name}` publishes no addresses"), "remove it, or name the addresses you know".to_owned()),
+                Published::NotYet => (
+                    format!("the addresses of `{name}` were never fetched, and none are shipped"),
+                    "run `hooklatch providers --lock` once and commit hooklatch.lock".to_owned(),
+                ),
+                Published::Unreadable(why) => (why, String::new()),
+            };
+            item.problem(message, help);
+            nothing()
+        }
+        _ => Named::Nets(net_item(item).into_iter().collect()),
     }
 }
 
@@ -207,9 +200,10 @@ mod tests {
         let root = reader.root(&table);
         let sets = IpSets::read(&root);
         let ranges = |name: &str| match name {
-            "github" => Some(vec!["192.30.252.0/22".parse().expect("a prefix"), "2a0a:a440::/29".parse().expect("a prefix")]),
-            "square" => Some(Vec::new()),
-            _ => None,
+            "github" => Published::Known(Ranges::fixed("github", &["192.30.252.0/22", "2a0a:a440::/29"])),
+            "square" => Published::Nothing,
+            "bitbucket" => Published::NotYet,
+            _ => Published::NoProvider,
         };
         let allow = Allow::read(&root, &Names { sets: &sets, ranges: &ranges, providers: &["github", "square"] });
         root.finish();
@@ -263,6 +257,12 @@ mod tests {
         }
         check("allow_ips = [\"provider:gihub\"]", &["allow_ips[0]: there is no provider `gihub` (did you mean \"provider:github\"?)"]);
         check("allow_ips = [\"provider:square\"]", &["allow_ips[0]: the provider `square` publishes no addresses (remove it, or name the addresses you know)"]);
+        check(
+            "allow_ips = [\"provider:bitbucket\"]",
+            &[
+                "allow_ips[0]: the addresses of `bitbucket` were never fetched, and none are shipped (run `hooklatch providers --lock` once and commit hooklatch.lock)",
+            ],
+        );
         check("allow_ips = [\"set:office\"]", &["allow_ips[0]: there is no address set `office` (add it: [ip_sets] office = [\"192.0.2.0/24\"])"]);
         check(
             "allow_ips = [\"set:ofice\"]\nip_sets = { office = [\"10.0.0.1\"] }",

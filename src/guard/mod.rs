@@ -97,7 +97,7 @@ mod tests {
         let reader = Reader::new(Source { name: "t.toml".into(), text: text.into() }, Inputs::memory(&[], &[]));
         let table = reader.parse();
         let root = reader.root(&table);
-        let ranges = |_: &str| Some(vec!["192.0.2.0/24".parse().expect("a prefix")]);
+        let ranges = |name: &str| allow::Published::Known(crate::ranges::Ranges::fixed(name, &["192.0.2.0/24"]));
         let names = allow::Names { sets: &allow::IpSets::default(), ranges: &ranges, providers: &[] };
         let limiters = rate::Limiters::new(Clock::hand(0));
         let guards = Guards {

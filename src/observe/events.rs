@@ -178,6 +178,24 @@ pub(crate) fn policy_refused(metrics: &Metrics, file: &Path, problems: &[Problem
     error!(policy = %file.display(), errors = problems.len(), "the changed policy is refused, the one before goes on serving");
 }
 
+/// A provider's published addresses were asked for and are in force; `change` counts what came and went.
+pub(crate) fn ranges_fetched(provider: &str, networks: usize, change: Option<(usize, usize)>) {
+    match change {
+        Some((added, removed)) => info!(provider, networks, added, removed, "the provider's address ranges changed"),
+        None => debug!(provider, networks, "the provider's address ranges are as they were"),
+    }
+}
+
+/// They could not be fetched or are not believed: the ones before stay in force.
+pub(crate) fn ranges_not_fetched(provider: &str, why: &str) {
+    warn!(provider, "the provider's address ranges are not renewed, the ones before stay in force: {why}");
+}
+
+/// They are in force, but the next start will not know of them.
+pub(crate) fn ranges_not_kept(provider: &str, why: &std::io::Error) {
+    warn!(provider, "the provider's address ranges cannot be kept in the state directory: {why}");
+}
+
 /// The days left that were last told of a certificate, so that it is told once a day.
 static CERTIFICATES: Mutex<BTreeMap<String, i64>> = Mutex::new(BTreeMap::new());
 

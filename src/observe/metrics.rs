@@ -498,7 +498,6 @@ impl Metrics {
     }
 
     /// The address ranges in use, by provider, with the Unix time in seconds they date from; replaces what was said before.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the shipped ranges have no date; those that are fetched will"))]
     pub(crate) fn set_ip_ranges<'a>(&self, dates: impl IntoIterator<Item = (&'a str, i64)>) {
         let made = dates.into_iter().map(|(name, at)| (name.to_owned(), (at, self.families.ip_ranges_age.get(&[("provider", name)]))));
         *lock(&self.ip_ranges) = made.collect();

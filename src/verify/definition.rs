@@ -1,9 +1,8 @@
 //! A provider's definition: the table of `providers.toml` and of `[providers.NAME]`, read and judged without any secret.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use http::Method as HttpMethod;
-use ipnet::IpNet;
 
 use super::{
     Facts, aws_sns, basic,
@@ -16,6 +15,7 @@ use super::{
 };
 use crate::{
     event::Verification,
+    ranges,
     section::{Item, Section},
     validate::json::Pointer,
 };
@@ -136,6 +136,8 @@ pub(super) fn param_name(word: &str) -> Option<&str> {
 pub(crate) struct Definition {
     pub(crate) name: Arc<str>,
     pub(crate) title: Option<String>,
+    /// Other names it may be asked for by.
+    pub(crate) aliases: Vec<String>,
     pub(super) variants: Vec<Variant>,
     /// What a route must configure beside the secret.
     pub(crate) params: Vec<String>,
@@ -154,8 +156,10 @@ pub(crate) struct Traits {
     /// The largest body it sends, in bytes.
     pub(crate) max_body: Option<u64>,
     pub(crate) retries: Option<Retries>,
-    /// Where its requests come from, as shipped; empty where it publishes nothing.
-    pub(crate) ip_ranges: Vec<IpNet>,
+    /// Where its requests come from; empty where it publishes nothing.
+    pub(crate) ip_ranges: ranges::Source,
+    /// The provider's own page about its signatures.
+    pub(crate) docs: Option<String>,
     pub(crate) checked: Option<Checked>,
 }
 
@@ -265,6 +269,7 @@ impl Definition {
     /// Reads `[providers.NAME]`.
     pub(super) fn read(section: &Section<'_>, name: &str) -> Option<Self> {
         let title = section.opt_string("title");
+        let aliases = section.strings("aliases");
         let params = section.strings("params");
         let optional_params = section.strings("optional_params");
         let traits = Traits::read(section);
@@ -289,7 +294,7 @@ impl Definition {
                 read.into_iter().collect()
             }
         };
-        Some(Self { name: name.into(), title, variants: variants?, params, optional_params, traits })
+        Some(Self { name: name.into(), title, aliases, variants: variants?, params, optional_params, traits })
     }
 
     /// The most that its weakest form proves.
@@ -488,33 +493,15 @@ impl Traits {
             table.finish();
             acknowledge
         });
-        let ip_ranges = match section.item("ip_ranges") {
-            None => Vec::new(),
-            Some(item) if item.is_table() => {
-                item.problem("ranges that are fetched are not built yet", "list them: ip_ranges = [\"192.0.2.0/24\"]");
-                Vec::new()
-            }
-            Some(item) => item.items().unwrap_or_default().iter().filter_map(range).collect(),
-        };
-        let _ = section.opt_string("docs"); // for people: `providers NAME` shows it as it stands
         let words = [("never", Retries::Never), ("automatic", Retries::Automatic), ("manual", Retries::Manual)];
         Self {
             acknowledge,
             answers_within: section.opt_duration("answers_within"),
             max_body: section.opt_size("max_body"),
             retries: section.choice("retries", &words),
-            ip_ranges,
+            ip_ranges: section.item("ip_ranges").and_then(|item| ranges::Source::read(&item)).unwrap_or_default(),
+            docs: section.opt_string("docs"),
             checked: section.choice("checked", &[("vectors", Checked::Vectors), ("docs", Checked::Docs)]),
         }
     }
-}
-
-/// A network, or a single address.
-fn range(item: &Item<'_>) -> Option<IpNet> {
-    let text = item.string()?;
-    let net = text.parse::<IpNet>().ok().filter(|net| net.trunc() == *net).or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
-    if net.is_none() {
-        item.problem(format!("`{text}` is not a network"), "write it like \"192.0.2.0/24\", with no bits set after the prefix");
-    }
-    net
 }

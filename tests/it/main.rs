@@ -14,6 +14,7 @@ mod modes;
 mod payloads;
 mod policy;
 mod programs;
+mod ranges;
 mod readme;
 mod refusals;
 mod replay;
