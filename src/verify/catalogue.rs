@@ -29,6 +29,12 @@ pub(crate) struct Catalogue {
     own: BTreeMap<String, Entry>,
 }
 
+/// The other names of the shipped presets.
+static ALIASES: LazyLock<BTreeMap<&'static str, &'static Entry>> = LazyLock::new(|| {
+    let all = PRESETS.values().flat_map(|entry| entry.definition.aliases.iter().map(move |alias| (alias.as_str(), entry)));
+    all.collect()
+});
+
 static PRESETS: LazyLock<BTreeMap<String, Entry>> = LazyLock::new(|| {
     let (presets, problems) = shipped();
     debug_assert!(problems.is_empty(), "{problems}");
@@ -78,6 +84,11 @@ fn texts() -> BTreeMap<&'static str, &'static str> {
         .collect()
 }
 
+/// A shipped preset by its name or one of its other names.
+fn shipped_entry(name: &str) -> Option<&'static Entry> {
+    PRESETS.get(name).or_else(|| ALIASES.get(name).copied())
+}
+
 impl Catalogue {
     /// The shipped presets alone.
     pub(crate) fn shipped() -> Self {
@@ -90,13 +101,23 @@ impl Catalogue {
         let Some(parent) = root.opt_section("providers") else { return Self::default() };
         for name in parent.keys() {
             let (Some(section), Some(item)) = (parent.opt_section(&name), parent.item(&name)) else { continue };
-            if PRESETS.contains_key(&name) {
-                item.problem(format!("`{name}` is the name of a shipped preset"), "choose another name for your own definition");
+            if let Some(entry) = shipped_entry(&name) {
+                let of = &entry.definition.name;
+                let what = if **of == *name {
+                    format!("`{name}` is the name of a shipped preset")
+                } else {
+                    format!("`{name}` is another name of the shipped preset `{of}`")
+                };
+                item.problem(what, "choose another name for your own definition");
             }
             if name.is_empty() || name.len() > 64 || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)) {
                 item.problem(format!("`{name}` is not a provider's name"), "1 to 64 of letters, digits, `-` and `_`");
             }
             let definition = Definition::read(&section, &name);
+            if let Some(alias) = definition.iter().flat_map(|definition| &definition.aliases).find(|alias| parent.has(alias) || shipped_entry(alias).is_some())
+            {
+                section.problem("aliases", format!("`{alias}` names another provider"), "choose another name, or remove it");
+            }
             section.finish();
             if let (Some(definition), Some(json)) = (definition, item.json()) {
                 own.insert(name, Entry { definition: Arc::new(definition), json, text: None });
@@ -106,14 +127,15 @@ impl Catalogue {
     }
 
     pub(crate) fn entry(&self, name: &str) -> Option<&Entry> {
-        self.own.get(name).or_else(|| PRESETS.get(name))
+        let aliased = || self.own.values().find(|entry| entry.definition.aliases.iter().any(|alias| alias == name));
+        self.own.get(name).or_else(|| shipped_entry(name)).or_else(aliased)
     }
 
     pub(crate) fn definition(&self, name: &str) -> Option<&Arc<Definition>> {
         self.entry(name).map(|entry| &entry.definition)
     }
 
-    /// Every name, sorted.
+    /// Every name, sorted; aliases are left out.
     pub(crate) fn names(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self.own.keys().chain(PRESETS.keys()).map(String::as_str).collect();
         names.sort_unstable();
@@ -123,7 +145,9 @@ impl Catalogue {
 
     /// What to say of a name that is not there.
     pub(crate) fn hint(&self, name: &str) -> String {
-        match nearest(name, &self.names()) {
+        let aliases = ALIASES.keys().copied().chain(self.own.values().flat_map(|entry| entry.definition.aliases.iter().map(String::as_str)));
+        let known: Vec<&str> = self.names().into_iter().chain(aliases).collect();
+        match nearest(name, &known) {
             Some(near) => format!("did you mean \"{near}\"? `hooklatch providers` lists all"),
             None => "`hooklatch providers` lists all; define your own under [providers.NAME]".to_owned(),
         }
@@ -139,5 +163,34 @@ mod tests {
         let (presets, problems) = shipped();
         assert!(problems.is_empty(), "{problems}");
         assert!(presets.values().all(|entry| entry.text.is_some_and(|text| text.contains("scheme"))));
+    }
+
+    #[test]
+    fn no_name_is_given_twice() {
+        let mut names: Vec<&str> =
+            PRESETS.values().flat_map(|entry| entry.definition.aliases.iter().map(String::as_str)).chain(PRESETS.keys().map(String::as_str)).collect();
+        names.sort_unstable();
+        let twice: Vec<_> = names.windows(2).filter(|pair| pair[0] == pair[1]).collect();
+        assert!(twice.is_empty(), "{twice:?}");
+        assert!(names.iter().all(|name| name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')));
+    }
+
+    /// Every shipped preset says how its deliveries are told apart, what it rests on and where to read about it.
+    #[test]
+    fn every_preset_states_what_the_contract_asks() {
+        for (name, entry) in &*PRESETS {
+            let said = |key: &str| entry.json.get(key).is_some();
+            assert!(said("title") && said("replay_key") && said("docs") && said("checked"), "{name}");
+            assert!(entry.definition.traits.docs.as_deref().is_some_and(|docs| docs.starts_with("https://")), "{name}");
+        }
+    }
+
+    #[test]
+    fn other_names_lead_to_the_preset() {
+        let catalogue = Catalogue::shipped();
+        for (alias, name) in [("whatsapp", "meta"), ("twitter", "x"), ("tfe", "terraform-cloud"), ("github", "github")] {
+            assert_eq!(catalogue.definition(alias).map(|definition| &*definition.name), Some(name));
+        }
+        assert!(catalogue.hint("twiter").contains("\"twitter\""));
     }
 }

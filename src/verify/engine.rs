@@ -211,6 +211,10 @@ impl Engine {
         };
         let first = chunks.pieces().next().and_then(|piece| piece.first().copied());
         recipe.signed.iter().try_for_each(|template| template.check_body(first))?;
+        // SHA-1 and SHA-2 can be continued from a known digest, past a padding that always has zero bytes; text has none.
+        if recipe.plain_hash && recipe.signed.iter().any(Template::ends_with_body) && chunks.pieces().any(|piece| memchr::memchr(0, piece).is_some()) {
+            return Err(Reject::new(Reason::SignatureMalformed, "a zero byte in the body: a plain digest would also fit a body that somebody else lengthened"));
+        }
 
         let mut verdict = Verdict::default();
         match running.macs {

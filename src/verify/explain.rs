@@ -175,7 +175,7 @@ impl Question<'_> {
             (KeyForm { encoding: KeyEncoding::Hex, ..KeyForm::default() }, "the sender decodes the secret from hex first"),
             (KeyForm { encoding: KeyEncoding::Base64, ..KeyForm::default() }, "the sender decodes the secret from base64 first"),
             (
-                KeyForm { encoding: KeyEncoding::Base64, strip_prefix: "whsec_".to_owned(), nfkd: false },
+                KeyForm { encoding: KeyEncoding::Base64, strip_prefix: "whsec_".to_owned(), ..KeyForm::default() },
                 "the sender decodes what follows `whsec_` in the secret from base64 first",
             ),
         ];

@@ -13,6 +13,8 @@ pub(super) struct KeyForm {
     pub(super) encoding: KeyEncoding,
     /// Cut off where the secret starts with it, before decoding.
     pub(super) strip_prefix: String,
+    /// Put behind the text before anything else, such as Fitbit's `&`.
+    pub(super) suffix: String,
     /// Whether the text is normalised to NFKD first.
     pub(super) nfkd: bool,
 }
@@ -35,6 +37,7 @@ impl KeyForm {
         Self {
             encoding: section.choice("encoding", &words).unwrap_or_default(),
             strip_prefix: section.string_or("strip_prefix", ""),
+            suffix: section.string_or("suffix", ""),
             nfkd: section.choice("normalize", &[("nfkd", true)]).unwrap_or(false),
         }
     }
@@ -42,7 +45,10 @@ impl KeyForm {
     /// The error says what is wrong with the secret and never shows it.
     pub(super) fn bytes(&self, secret: &[u8]) -> Result<Zeroizing<Vec<u8>>, String> {
         let text = secret.strip_prefix(self.strip_prefix.as_bytes()).unwrap_or(secret);
-        let mut bytes = Zeroizing::new(text.to_vec());
+        if text.is_empty() {
+            return Err("the secret is empty once its prefix is cut off".to_owned());
+        }
+        let mut bytes = Zeroizing::new([text, self.suffix.as_bytes()].concat());
         if self.nfkd {
             let text = std::str::from_utf8(&bytes).map_err(|_| "the secret is not UTF-8, which this provider's are".to_owned())?;
             let normal = DecomposingNormalizerBorrowed::new_nfkd().normalize(text).into_owned();
@@ -75,7 +81,7 @@ mod tests {
 
     #[test]
     fn keys_are_made_as_said() {
-        let base64 = KeyForm { encoding: KeyEncoding::Base64, strip_prefix: "whsec_".into(), nfkd: false };
+        let base64 = KeyForm { encoding: KeyEncoding::Base64, strip_prefix: "whsec_".into(), ..KeyForm::default() };
         check(KeyForm::default(), "whsec_é", Some("whsec_é".as_bytes()));
         check(base64.clone(), "whsec_AP8=", Some(&[0, 255]));
         check(base64.clone(), "AP8", Some(&[0, 255]));
@@ -83,6 +89,8 @@ mod tests {
         check(base64, "not base64!", None);
         check(KeyForm { encoding: KeyEncoding::Hex, ..KeyForm::default() }, "00Ff", Some(&[0, 255]));
         check(KeyForm { encoding: KeyEncoding::Hex, ..KeyForm::default() }, "0", None);
+        check(KeyForm { suffix: "&".into(), ..KeyForm::default() }, "abc", Some(b"abc&"));
+        check(KeyForm { suffix: "&".into(), strip_prefix: "x".into(), ..KeyForm::default() }, "x", None);
         check(KeyForm { nfkd: true, ..KeyForm::default() }, "é", Some("e\u{301}".as_bytes()));
     }
 }

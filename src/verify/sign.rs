@@ -289,7 +289,7 @@ mod tests {
             }
             let variants: Vec<Option<String>> = definition.variants.iter().map(|v| v.name.clone()).chain([None]).collect();
             for variant in variants {
-                let text = if name.contains("basic") || name == "postmark" {
+                let text = if definition.schemes() == ["basic"] {
                     "user:password"
                 } else if name.starts_with("adyen") {
                     "00ff"

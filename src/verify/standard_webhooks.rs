@@ -47,7 +47,7 @@ fn read(section: &Section<'_>, context: &Context<'_>) -> Option<Method> {
     Some(Method::Signature(Box::new(Recipe {
         plain_hash: false,
         algorithm: Algorithm::Sha256,
-        key: KeyForm { encoding: KeyEncoding::Base64, strip_prefix: "whsec_".to_owned(), nfkd: false },
+        key: KeyForm { encoding: KeyEncoding::Base64, strip_prefix: "whsec_".to_owned(), ..KeyForm::default() },
         signatures: vec![Signature { place, encoding: Encoding::Base64, secret: None }],
         timestamp: Some(timestamp),
         signed: vec![signed],

@@ -207,6 +207,11 @@ impl Template {
         self.parts.iter().any(|part| matches!(part, Part::Secret))
     }
 
+    /// Whether the body stands last: a plain digest over such a template can be continued without the secret.
+    pub(super) fn ends_with_body(&self) -> bool {
+        matches!(self.parts.last(), Some(Part::Body))
+    }
+
     pub(super) fn has_timestamp(&self) -> bool {
         self.parts.iter().any(|part| matches!(part, Part::Timestamp))
     }
