@@ -283,7 +283,10 @@ impl Remote {
         }
         let mut state = lock(&slot.state);
         state.set(Arc::new(document), now.mono, left(fresh).min(FRESH_MOST), self.settings.form);
-        // It was fetched by a process before: this one may still ask.
+        if !left(fresh).is_zero() {
+            // As good as fetched now: those who wait for it need not ask again.
+            state.tried = Some(now.mono);
+        }
         info!(source = &*self.settings.name, age_s = age / 1000, "keys were taken from the disk");
         !left(fresh).is_zero()
     }
