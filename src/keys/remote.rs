@@ -278,11 +278,13 @@ impl Remote {
         let now = self.clock.now();
         let age = now.wall_ms.saturating_sub(fetched);
         let left = |span: i64| Duration::from_millis(u64::try_from(span.saturating_sub(age)).unwrap_or(0));
-        if age < 0 || left(fresh.saturating_add(i64::try_from(LAST_GOOD.as_millis()).unwrap_or(i64::MAX))).is_zero() {
+        let usable = left(fresh.saturating_add(i64::try_from(LAST_GOOD.as_millis()).unwrap_or(i64::MAX)));
+        if age < 0 || usable.is_zero() {
             return false;
         }
         let mut state = lock(&slot.state);
         state.set(Arc::new(document), now.mono, left(fresh).min(FRESH_MOST), self.settings.form);
+        state.usable_until = now.mono.plus(usable);
         if !left(fresh).is_zero() {
             // As good as fetched now: those who wait for it need not ask again.
             state.tried = Some(now.mono);
