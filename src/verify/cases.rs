@@ -7,7 +7,10 @@ use data_encoding::BASE64;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::Deserialize;
 
-use super::{Catalogue, Facts, Means, Plan, Signed};
+use super::{
+    Catalogue, Facts, Means, Plan, Signed,
+    public_key::{self, Trusted},
+};
 use crate::{
     event::Chunks,
     keys::{Document, Form, Given, Source},
@@ -26,6 +29,9 @@ pub(crate) struct Case {
     pub(crate) body_base64: String,
     #[serde(default)]
     pub(crate) secrets: Vec<String>,
+    /// The sender's, in the form that the provider hands out.
+    #[serde(default)]
+    pub(crate) public_key: Option<String>,
     #[serde(default)]
     pub(crate) params: BTreeMap<String, serde_json::Value>,
     /// Unix seconds.
@@ -121,7 +127,12 @@ impl Case {
             .filter_map(|name| Some((name.clone(), self.params.get(name)?.as_str()?.to_owned())))
             .collect();
         let keys = self.keys()?;
-        Plan::new(definition, &Means { keys: keys.as_ref(), ..Means::new(&secrets, &params) }).map_err(Unjudged)
+        let mut public_keys = Vec::new();
+        if let Some(text) = &self.public_key {
+            let keys = public_key::parse(text.as_bytes()).map_err(|why| Unjudged(format!("{}: `public_key`: {why}", self.id)))?;
+            public_keys.extend(keys.into_iter().map(|key| Trusted { label: "#1".into(), not_after: None, key }));
+        }
+        Plan::new(definition, &Means { keys: keys.as_ref(), public_keys: &public_keys, ..Means::new(&secrets, &params) }).map_err(Unjudged)
     }
 
     /// What a receiver would fetch: `params.jwks`, a key set, and `params.certs`, certificates by key id or URL.

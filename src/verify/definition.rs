@@ -5,13 +5,14 @@ use std::{sync::Arc, time::Duration};
 use http::Method as HttpMethod;
 
 use super::{
-    Facts, aws_sns, basic,
+    Facts, aws_sns, basic, ecdsa, ed25519,
     engine::Recipe,
     hash, hmac, introspection,
     judge::Rule,
-    jwt, microsoft_graph, paypal,
+    jwt, message_signatures, microsoft_graph, paypal,
     place::{Place, Pointers, content_type},
-    standard_webhooks, token,
+    public_key::{self, Trusted},
+    rsa, standard_webhooks, token,
 };
 use crate::{
     event::Verification,
@@ -46,12 +47,12 @@ pub(crate) static SCHEMES: &[&Scheme] = &[
     &standard_webhooks::SCHEME,
     &token::SCHEME,
     &basic::SCHEME,
-    &later("ed25519", "Ed25519 over a template, by the sender's public key"),
-    &later("ecdsa", "ECDSA P-256 over a template, by the sender's public key"),
-    &later("rsa", "RSA over a template, by the sender's public key"),
+    &ed25519::SCHEME,
+    &ecdsa::SCHEME,
+    &rsa::SCHEME,
     &jwt::SCHEME,
     &introspection::SCHEME,
-    &later("message-signatures", "HTTP Message Signatures (RFC 9421)"),
+    &message_signatures::SCHEME,
     &aws_sns::SCHEME,
     &microsoft_graph::SCHEME,
     &later("adyen", "the signed fields of each Adyen notification item"),
@@ -77,18 +78,29 @@ impl Method {
         }
     }
 
-    /// Whether a shared secret is what it verifies with.
+    /// Whether a shared secret is what it verifies with, or may be.
     pub(super) fn needs_secret(&self, own_keys: bool) -> bool {
         match self {
-            Self::Signature(_) | Self::Token(_) | Self::Basic => true,
+            Self::Signature(recipe) => recipe.shared(),
+            Self::Token(_) | Self::Basic => true,
             Self::Own(rule) => rule.needs_secret(own_keys),
+        }
+    }
+
+    /// Whether the sender's public key is what it verifies with, or may be.
+    pub(super) fn takes_public_keys(&self) -> bool {
+        match self {
+            Self::Signature(recipe) => recipe.by_key_pair(),
+            Self::Token(_) | Self::Basic => false,
+            Self::Own(rule) => rule.takes_public_keys(),
         }
     }
 
     /// Whether requests can be signed as the provider does, with a shared secret.
     pub(super) fn signs(&self) -> bool {
         match self {
-            Self::Signature(_) | Self::Token(_) | Self::Basic => true,
+            Self::Signature(recipe) => recipe.shared(),
+            Self::Token(_) | Self::Basic => true,
             Self::Own(rule) => rule.signs(),
         }
     }
@@ -143,6 +155,8 @@ pub(crate) struct Definition {
     pub(crate) params: Vec<String>,
     /// What it may configure.
     pub(crate) optional_params: Vec<String>,
+    /// The key that the provider publishes for everybody, where it does; a route's own take its place.
+    pub(crate) public_keys: Vec<Trusted>,
     pub(crate) traits: Traits,
 }
 
@@ -268,10 +282,21 @@ impl When {
 impl Definition {
     /// Reads `[providers.NAME]`.
     pub(super) fn read(section: &Section<'_>, name: &str) -> Option<Self> {
+        Self::form(section, name, false)
+    }
+
+    /// Reads a route's `verify` that says its scheme itself.
+    pub(super) fn read_inline(section: &Section<'_>, name: &str) -> Option<Self> {
+        Self::form(section, name, true)
+    }
+
+    fn form(section: &Section<'_>, name: &str, inline: bool) -> Option<Self> {
         let title = section.opt_string("title");
         let aliases = section.strings("aliases");
         let params = section.strings("params");
         let optional_params = section.strings("optional_params");
+        // In a route's own table the key is the route's, which it reads itself.
+        let public_keys = if inline { Vec::new() } else { public_key::read(section)? };
         let traits = Traits::read(section);
         section.not_built("challenge", "a provider's handshake is answered by a later release");
         let variants = match section.item("variants") {
@@ -294,7 +319,11 @@ impl Definition {
                 read.into_iter().collect()
             }
         };
-        Some(Self { name: name.into(), title, aliases, variants: variants?, params, optional_params, traits })
+        let definition = Self { name: name.into(), title, aliases, variants: variants?, params, optional_params, public_keys, traits };
+        if !definition.public_keys.is_empty() && !definition.takes_public_keys() {
+            section.problem("public_key", "no form of this provider is signed by a key pair", "remove the key, or say the scheme that it is for");
+        }
+        Some(definition)
     }
 
     /// The most that its weakest form proves.
@@ -305,6 +334,11 @@ impl Definition {
     /// Whether a route must give it a shared secret: where any of its forms verifies with one.
     pub(crate) fn needs_secret(&self, own_keys: bool) -> bool {
         self.variants.iter().any(|variant| variant.method.needs_secret(own_keys))
+    }
+
+    /// Whether a route may give it the sender's public key: where any of its forms verifies with one.
+    pub(crate) fn takes_public_keys(&self) -> bool {
+        self.variants.iter().any(|variant| variant.method.takes_public_keys())
     }
 
     /// Whether a route must say where keys come from.
@@ -342,16 +376,25 @@ const KEYS: &[&str] = &[
     "ambiguous",
     "body_digest",
     "claims",
+    "covers",
+    "created",
+    "curve",
     "delivery_id",
     "event_type",
     "event_types",
+    "future",
     "key",
     "keys",
+    "label",
+    "layout",
+    "padding",
     "replay_key",
     "require",
     "signature",
     "signed",
+    "tag",
     "timestamp",
+    "tolerance",
 ];
 
 impl Variant {

@@ -1,8 +1,11 @@
-//! What `hmac`, `hash` and `standard-webhooks` share: a signature over a template, by one of several keys.
+//! What the schemes over templates share (`hmac`, `hash`, `ed25519`, `ecdsa`, `rsa`, `standard-webhooks`): a signature over a template,
+//! by one of several keys.
 //!
 //! The head of a request decides what it can (missing, malformed, stale), then the bytes of the body go straight into the running
-//! MACs, one for each key that still counts and each template. A template that needs fields of the body waits for the whole of it.
-//! Every computed value is compared with every presented one in constant time, without an early end.
+//! MACs, one for each secret that still counts and each template; for public keys into one digest for each template. A template that
+//! needs fields of the body waits for the whole of it, and so does Ed25519, which signs the message and not its digest.
+//! Every computed MAC is compared with every presented one in constant time, without an early end. Public keys hide nothing: the
+//! first that verifies ends the search.
 
 use std::sync::Arc;
 
@@ -15,6 +18,7 @@ use super::{
     key::KeyForm,
     mac::{Algorithm, Encoding, Mac, Tag},
     place::{At, Body, MAX_SIGNATURES, Pick, Place, Required},
+    public_key::{self, PublicKey, Trusted},
     template::{Render, Template},
     timestamp::Timestamp,
 };
@@ -24,16 +28,25 @@ use crate::{
     secret::Secret,
 };
 
-/// The most secrets of one route.
+/// The most secrets of one route, and the most public keys.
 pub(super) const MAX_SECRETS: usize = 16;
+
+/// The most signatures of key pairs in one request: each is tried with every key, which costs far more than a comparison.
+const MAX_PUBLIC_SIGNATURES: usize = 8;
+
+/// The longest signature of a key pair, in bytes: that of RSA with 8192 bits.
+const MAX_PUBLIC_SIGNATURE: usize = 1024;
 
 /// A signature scheme as its definition says it; holds no secret.
 #[derive(Clone, Debug)]
 pub(super) struct Recipe {
     /// A plain digest over a template with `{secret}` in it, instead of an HMAC.
     pub(super) plain_hash: bool,
+    /// Of the MAC or digest; of what a key pair signs, where [`Recipe::public`] is set.
     pub(super) algorithm: Algorithm,
     pub(super) key: KeyForm,
+    /// How the sender's key pair signs, where it has one.
+    pub(super) public: Option<public_key::Algorithm>,
     pub(super) signatures: Vec<Signature>,
     pub(super) timestamp: Option<Timestamp>,
     /// Several: any may match.
@@ -43,13 +56,15 @@ pub(super) struct Recipe {
     pub(super) body_digest: Option<BodyDigest>,
 }
 
-/// Where a signature stands. Where there are several places, each belongs to one secret.
+/// Where a signature stands. Where there are several places, each belongs to one secret or public key.
 #[derive(Clone, Debug)]
 pub(super) struct Signature {
     pub(super) place: Place,
     pub(super) encoding: Encoding,
     /// The label of the secret it belongs to; without one the first place belongs to the first secret, and so on.
     pub(super) secret: Option<String>,
+    /// Whether a key pair made it, and not a shared secret.
+    pub(super) public: bool,
 }
 
 /// A digest of the body in a value that is itself signed.
@@ -64,6 +79,7 @@ pub(super) struct BodyDigest {
 pub(super) struct Engine {
     pub(super) recipe: Recipe,
     keys: Vec<Key>,
+    public: Vec<Public>,
     streams: bool,
 }
 
@@ -78,11 +94,29 @@ struct Key {
     place: Option<usize>,
 }
 
+/// A public key that may have signed.
+struct Public {
+    label: Arc<str>,
+    not_after: Option<i64>,
+    key: PublicKey,
+    place: Option<usize>,
+}
+
 /// A request's MACs while its body arrives.
 pub(super) struct Running {
     given: Given,
     macs: Macs,
     timestamp_ms: Option<i64>,
+    /// Boxed, so that requests without any carry no weight of it.
+    offered: Option<Box<Offered>>,
+}
+
+/// The signatures of key pairs in a request, each with the place it belongs to, and what they sign, digested as it arrives: one for
+/// each template, none where the message itself is signed or is not known before its end.
+#[derive(Default)]
+struct Offered {
+    signatures: Vec<(Vec<u8>, usize)>,
+    digests: Vec<Mac>,
 }
 
 /// The signatures of a request, each with the place it belongs to.
@@ -92,6 +126,8 @@ enum Given {
     Many(Vec<(Tag, usize)>),
     /// They stand in the body.
     Later,
+    /// No shared secret is asked for, or only a key pair signed.
+    Nothing,
 }
 
 #[expect(clippy::large_enum_variant, reason = "the usual case must not allocate")]
@@ -105,28 +141,53 @@ enum Macs {
 pub(super) struct Matched {
     pub(super) label: Arc<str>,
     pub(super) timestamp_ms: Option<i64>,
-    at: usize,
-    tag: Tag,
+    by: By,
+}
+
+/// What verified.
+enum By {
+    Secret(Tag),
+    /// A key pair, over this template; and the digest that was signed, where it is a strong one. The signature itself would not do
+    /// as a name of the content: ECDSA's can be rewritten by anybody.
+    KeyPair(usize, Option<Tag>),
 }
 
 impl Engine {
-    /// The error is for the policy's author and never shows a secret.
-    pub(super) fn new(recipe: Recipe, secrets: &[Secret]) -> Result<Self, String> {
-        if secrets.len() > MAX_SECRETS {
-            return Err(format!("{} secrets are more than {MAX_SECRETS}", secrets.len()));
+    /// The error is for the policy's author and never shows a secret. A scheme that takes both secrets and public keys is verified by
+    /// what there is.
+    pub(super) fn new(mut recipe: Recipe, secrets: &[Secret], trusted: &[Trusted]) -> Result<Self, String> {
+        for (what, count) in [("secrets", secrets.len()), ("public keys", trusted.len())] {
+            if count > MAX_SECRETS {
+                return Err(format!("{count} {what} are more than {MAX_SECRETS}"));
+            }
+        }
+        recipe.signatures.retain(|signature| if signature.public { !trusted.is_empty() } else { !secrets.is_empty() });
+        if recipe.signatures.is_empty() {
+            return Err("nothing could be verified: there is no key of the kind that this scheme needs".to_owned());
         }
         let keep = recipe.signed.iter().any(Template::has_secret);
-        let mut keys = Vec::with_capacity(secrets.len());
-        for (at, secret) in secrets.iter().enumerate() {
+        let mut keys = Vec::new();
+        for (at, secret) in secrets.iter().enumerate().take_while(|_| recipe.shared()) {
             let bytes = recipe.key.bytes(secret.expose()).map_err(|why| format!("secret {}: {why}", secret.label()))?;
             let start = if recipe.plain_hash { Mac::digest(recipe.algorithm) } else { Mac::hmac(recipe.algorithm, &bytes) };
-            let place = if recipe.signatures.len() > 1 { Some(recipe.place_of(secret, at)?) } else { None };
+            let place = recipe.place_of("secret", false, secret.label(), at)?;
             keys.push(Key { label: secret.label().clone(), not_after: secret.not_after(), start, bytes: keep.then_some(bytes), place });
+        }
+        let mut public: Vec<Public> = Vec::new();
+        if let Some(algorithm) = recipe.public {
+            for (at, Trusted { label, not_after, key }) in trusted.iter().enumerate() {
+                if key.serves(algorithm) {
+                    let place = recipe.place_of("public key", true, label, at)?;
+                    public.push(Public { label: label.clone(), not_after: *not_after, key: key.clone(), place });
+                } else if !trusted.iter().any(|other| other.label == *label && other.key.serves(algorithm)) {
+                    return Err(format!("public key {label} is {}, which does not verify {algorithm}, which this scheme signs by", key.describe()));
+                }
+            }
         }
         let in_head = recipe.signatures.iter().all(|s| s.place.in_head())
             && recipe.timestamp.as_ref().is_none_or(|t| t.place.in_head() || !recipe.signed.iter().any(Template::has_timestamp));
         let streams = in_head && recipe.signed.iter().all(Template::streams);
-        Ok(Self { recipe, keys, streams })
+        Ok(Self { recipe, keys, public, streams })
     }
 
     /// Whether values of the body are needed before anything is known of it.
@@ -160,17 +221,20 @@ impl Engine {
 
     pub(super) fn prepare(&self, facts: &Facts<'_>, now_ms: i64) -> Result<Running, Reject> {
         let recipe = &self.recipe;
-        let given = if recipe.signatures.iter().all(|s| s.place.in_head()) { recipe.given(facts, None)? } else { Given::Later };
+        let in_head = recipe.signatures.iter().all(|s| s.place.in_head());
+        let (given, mut offered) = if in_head { recipe.presented(facts, None)? } else { (Given::Later, None) };
         recipe.required(facts, None)?;
         let timestamp_ms = match &recipe.timestamp {
             Some(timestamp) if timestamp.place.in_head() => Some(recipe.time(timestamp, facts, None, now_ms)?),
             _ => None,
         };
         if !self.streams {
-            return Ok(Running { given, macs: Macs::Later, timestamp_ms });
+            return Ok(Running { given, macs: Macs::Later, timestamp_ms, offered });
         }
         let active = || self.keys.iter().enumerate().filter(|(_, key)| key.counts(now_ms));
-        let macs = if recipe.signed.len() == 1 && self.keys.len() == 1 {
+        let macs = if matches!(given, Given::Nothing) {
+            Macs::Many(Vec::new())
+        } else if recipe.signed.len() == 1 && self.keys.len() == 1 {
             match active().next() {
                 Some((at, key)) => Macs::One(self.head(&recipe.signed[0], key, facts)?, at),
                 None => Macs::Many(Vec::new()),
@@ -184,25 +248,34 @@ impl Engine {
             }
             Macs::Many(macs)
         };
-        Ok(Running { given, macs, timestamp_ms })
+        if let Some(offered) = &mut offered
+            && let Some(hash) = recipe.digested()
+        {
+            for template in &recipe.signed {
+                let mut digest = Mac::digest(hash);
+                template.head(&self.render(facts, None, None), &mut |bytes| digest.update(bytes))?;
+                offered.digests.push(digest);
+            }
+        }
+        Ok(Running { given, macs, timestamp_ms, offered })
     }
 
     fn head(&self, template: &Template, key: &Key, facts: &Facts<'_>) -> Result<Mac, Reject> {
         let mut mac = key.start.clone();
-        template.head(&self.render(facts, None, key), &mut |bytes| mac.update(bytes))?;
+        template.head(&self.render(facts, None, key.secret()), &mut |bytes| mac.update(bytes))?;
         Ok(mac)
     }
 
-    fn render<'a>(&'a self, facts: &'a Facts<'a>, body: Option<Body<'a>>, key: &'a Key) -> Render<'a> {
-        Render { facts, body, timestamp: self.recipe.timestamp.as_ref(), secret: key.bytes.as_deref().map(Vec::as_slice), digest: None }
+    fn render<'a>(&'a self, facts: &'a Facts<'a>, body: Option<Body<'a>>, secret: Option<&'a [u8]>) -> Render<'a> {
+        Render { facts, body, timestamp: self.recipe.timestamp.as_ref(), secret, digest: None }
     }
 
     /// Judges the whole request. `body` is there where [`Engine::needs_fields`] says so.
     pub(super) fn finish(&self, running: Running, facts: &Facts<'_>, chunks: &Chunks, body: Option<Body<'_>>, now_ms: i64) -> Result<Matched, Reject> {
         let recipe = &self.recipe;
-        let given = match running.given {
-            Given::Later => recipe.given(facts, body)?,
-            given => given,
+        let (given, offered) = match running.given {
+            Given::Later => recipe.presented(facts, body)?,
+            given => (given, running.offered),
         };
         recipe.required(facts, body)?;
         let timestamp_ms = match (&recipe.timestamp, running.timestamp_ms) {
@@ -233,49 +306,103 @@ impl Engine {
                 for template in &recipe.signed {
                     for (at, key) in self.keys.iter().enumerate().filter(|(_, key)| key.counts(now_ms)) {
                         let mut mac = key.start.clone();
-                        template.all(&Render { digest, ..self.render(facts, body, key) }, &mut |bytes| mac.update(bytes))?;
+                        template.all(&Render { digest, ..self.render(facts, body, key.secret()) }, &mut |bytes| mac.update(bytes))?;
                         verdict.weigh(mac.finish(), at, key.place, &given);
                     }
                 }
             }
         }
-        let (at, tag) = verdict.hit().ok_or_else(|| Reject::new(Reason::SignatureMismatch, "no configured secret gives this signature"))?;
+        let matched = match (verdict.hit(), offered) {
+            (Some((at, tag)), _) => Some((self.keys[at].label.clone(), By::Secret(*tag))),
+            (None, Some(offered)) => self.try_keys(*offered, facts, chunks, body, now_ms)?,
+            (None, None) => None,
+        };
+        let (label, by) = matched.ok_or_else(|| Reject::new(Reason::SignatureMismatch, recipe.mismatch()))?;
         if let Some(digest) = &recipe.body_digest {
             digest.check(facts, chunks, body)?;
         }
-        Ok(Matched { label: self.keys[at].label.clone(), timestamp_ms, at, tag: *tag })
+        Ok(Matched { label, timestamp_ms, by })
+    }
+
+    /// The first public key that made one of the signatures.
+    fn try_keys(&self, offered: Offered, facts: &Facts<'_>, chunks: &Chunks, body: Option<Body<'_>>, now_ms: i64) -> Result<Option<(Arc<str>, By)>, Reject> {
+        let Some(algorithm) = self.recipe.public else { return Ok(None) };
+        let mut running = offered.digests.into_iter();
+        for (at, template) in self.recipe.signed.iter().enumerate() {
+            let (digest, message) = match (self.recipe.digested(), running.next()) {
+                (Some(_), Some(mut digest)) => {
+                    template.tail(&self.render(facts, None, None), &mut |bytes| digest.update(bytes))?;
+                    (Some(digest.finish()), Vec::new())
+                }
+                (Some(hash), None) => {
+                    let mut digest = Mac::digest(hash);
+                    self.message(template, facts, chunks, body, &mut |bytes| digest.update(bytes))?;
+                    (Some(digest.finish()), Vec::new())
+                }
+                (None, _) => {
+                    let mut message = Vec::with_capacity(chunks.len() + 128);
+                    self.message(template, facts, chunks, body, &mut |bytes| message.extend_from_slice(bytes))?;
+                    (None, message)
+                }
+            };
+            for (signature, from) in &offered.signatures {
+                let active = self.public.iter().filter(|key| key.counts(now_ms) && key.place.is_none_or(|place| place == *from));
+                for key in active {
+                    let good = match &digest {
+                        Some(digest) => key.key.verify_digest(algorithm, digest.as_slice(), signature),
+                        None => key.key.verify(algorithm, &message, signature),
+                    };
+                    if good {
+                        let strong = digest.filter(|_| self.recipe.algorithm != Algorithm::Sha1);
+                        return Ok(Some((key.label.clone(), By::KeyPair(at, strong))));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// What a template signs, in pieces.
+    fn message(&self, template: &Template, facts: &Facts<'_>, chunks: &Chunks, body: Option<Body<'_>>, put: &mut dyn FnMut(&[u8])) -> Result<(), Reject> {
+        let digest = template.needs_body_digest().then(|| digests(chunks));
+        // A secret is told from no other by what it signs.
+        let render = Render { digest, ..self.render(facts, body, Some(b"")) };
+        template.head(&render, put)?;
+        if template.has_body() {
+            chunks.pieces().for_each(|piece| put(piece));
+            template.tail(&render, put)?;
+        }
+        Ok(())
     }
 
     /// A digest that tells what was signed from anything else that may be signed; it is not usable as a signature.
     pub(super) fn content(&self, matched: &Matched, facts: &Facts<'_>, chunks: &Chunks, body: Option<Body<'_>>) -> Result<[u8; 32], Reject> {
-        if !self.recipe.several() {
-            // The signature itself stands for what it signs; hashed, so that a stored key is never a usable one.
-            return Ok(Sha256::new().chain_update(b"hooklatch content\0").chain_update(matched.tag.as_slice()).finalize().into());
-        }
-        // One signature of several could be taken away; what they all sign could not.
+        let digested = |tag: &Tag| Sha256::new().chain_update(b"hooklatch content\0").chain_update(tag.as_slice()).finalize().into();
+        let template = match &matched.by {
+            // The MAC itself stands for what it signs; hashed, so that a stored key is never a usable one.
+            By::Secret(tag) if !self.recipe.several() => return Ok(digested(tag)),
+            // One signature of several could be taken away; what they all sign could not.
+            By::Secret(_) => 0,
+            By::KeyPair(_, Some(digest)) => return Ok(digested(digest)),
+            By::KeyPair(template, None) => *template,
+        };
         let mut hash = Sha256::new();
-        let template = &self.recipe.signed[0];
-        let digest = template.needs_body_digest().then(|| digests(chunks));
-        let render = Render { secret: Some(b""), digest, ..self.render(facts, body, &self.keys[matched.at]) };
-        template.head(&render, &mut |bytes| hash.update(bytes))?;
-        if template.has_body() {
-            chunks.pieces().for_each(|piece| hash.update(piece));
-            template.tail(&render, &mut |bytes| hash.update(bytes))?;
-        }
+        self.message(&self.recipe.signed[template], facts, chunks, body, &mut |bytes| hash.update(bytes))?;
         Ok(hash.finalize().into())
     }
 
     /// The signature that the key `at` gives a request, by the first template: for sending.
     pub(super) fn compute(&self, facts: &Facts<'_>, chunks: &Chunks, body: Option<Body<'_>>, at: usize) -> Result<Tag, Reject> {
-        let (template, key) = (&self.recipe.signed[0], &self.keys[at]);
+        let (template, key) = (&self.recipe.signed[0], self.keys.get(at));
+        let key = key.ok_or_else(|| Reject::new(Reason::SignatureMismatch, "a scheme of key pairs signs with the sender's private key"))?;
         let digest = template.needs_body_digest().then(|| digests(chunks));
         let mut mac = key.start.clone();
-        template.all(&Render { digest, ..self.render(facts, body, key) }, &mut |bytes| mac.update(bytes))?;
+        template.all(&Render { digest, ..self.render(facts, body, key.secret()) }, &mut |bytes| mac.update(bytes))?;
         Ok(mac.finish())
     }
 
     fn tail(&self, template: &Template, mut mac: Mac, at: usize, facts: &Facts<'_>) -> Result<Tag, Reject> {
-        template.tail(&self.render(facts, None, &self.keys[at]), &mut |bytes| mac.update(bytes))?;
+        template.tail(&self.render(facts, None, self.keys[at].secret()), &mut |bytes| mac.update(bytes))?;
         Ok(mac.finish())
     }
 }
@@ -299,6 +426,13 @@ impl Running {
             }
             Macs::Later => {}
         }
+        if let Some(offered) = &mut self.offered {
+            for (digest, template) in offered.digests.iter_mut().zip(&recipe.signed) {
+                if template.has_body() {
+                    digest.update(bytes);
+                }
+            }
+        }
     }
 }
 
@@ -306,15 +440,53 @@ impl Key {
     fn counts(&self, now_ms: i64) -> bool {
         self.not_after.is_none_or(|last| now_ms <= last)
     }
+
+    fn secret(&self) -> Option<&[u8]> {
+        self.bytes.as_deref().map(Vec::as_slice)
+    }
+}
+
+impl Public {
+    fn counts(&self, now_ms: i64) -> bool {
+        self.not_after.is_none_or(|last| now_ms <= last)
+    }
 }
 
 impl Recipe {
-    /// Which of several places a secret belongs to.
-    fn place_of(&self, secret: &Secret, at: usize) -> Result<usize, String> {
-        let by_label = self.signatures.iter().position(|s| s.secret.as_deref() == Some(&**secret.label()));
-        by_label.or_else(|| self.signatures.get(at).filter(|s| s.secret.is_none()).map(|_| at)).ok_or_else(|| {
-            let places: Vec<String> = self.signatures.iter().map(|s| s.secret.clone().unwrap_or_else(|| s.place.to_string())).collect();
-            format!("secret {} belongs to no signature: there are {} places ({}), one for each secret", secret.label(), places.len(), places.join(", "))
+    /// Whether shared secrets sign.
+    pub(super) fn shared(&self) -> bool {
+        self.signatures.iter().any(|signature| !signature.public)
+    }
+
+    /// Whether key pairs sign.
+    pub(super) fn by_key_pair(&self) -> bool {
+        self.signatures.iter().any(|signature| signature.public)
+    }
+
+    /// The digest that key pairs sign; `None` where they sign the message itself.
+    fn digested(&self) -> Option<Algorithm> {
+        self.public.and_then(public_key::Algorithm::hash).map(Algorithm::from)
+    }
+
+    fn mismatch(&self) -> &'static str {
+        match (self.shared(), self.by_key_pair()) {
+            (true, false) => "no configured secret gives this signature",
+            (false, _) => "no configured public key verifies this signature",
+            (true, true) => "no configured secret gives this signature and no public key verifies it",
+        }
+    }
+
+    /// Which of several places a secret or a public key belongs to; `None` where there is one for all.
+    fn place_of(&self, what: &str, public: bool, label: &str, at: usize) -> Result<Option<usize>, String> {
+        let places: Vec<(usize, &Signature)> = self.signatures.iter().enumerate().filter(|(_, signature)| signature.public == public).collect();
+        if places.len() < 2 {
+            return Ok(None);
+        }
+        let by_label = places.iter().find(|(_, signature)| signature.secret.as_deref() == Some(label));
+        let found = by_label.or_else(|| places.get(at).filter(|(_, signature)| signature.secret.is_none()));
+        found.map(|(index, _)| Some(*index)).ok_or_else(|| {
+            let names: Vec<String> = places.iter().map(|(_, s)| s.secret.clone().unwrap_or_else(|| s.place.to_string())).collect();
+            format!("{what} {label} belongs to no signature: there are {} places ({}), one for each {what}", names.len(), names.join(", "))
         })
     }
 
@@ -328,11 +500,26 @@ impl Recipe {
         if self.body_digest.is_some() || self.signed.iter().all(Template::covers_body) { Verification::Content } else { Verification::Sender }
     }
 
+    /// The signatures that a request carries: of shared secrets, and of key pairs. Where both count, either is enough.
+    fn presented(&self, facts: &Facts<'_>, body: Option<Body<'_>>) -> Result<(Given, Option<Box<Offered>>), Reject> {
+        let Some(algorithm) = self.public.filter(|_| self.by_key_pair()) else { return Ok((self.given(facts, body)?, None)) };
+        let offered = self.offered(algorithm, facts, body);
+        if !self.shared() {
+            return Ok((Given::Nothing, Some(offered?)));
+        }
+        match (self.given(facts, body), offered) {
+            (Ok(given), offered) => Ok((given, offered.ok())),
+            (Err(_), Ok(offered)) => Ok((Given::Nothing, Some(offered))),
+            (Err(why), Err(other)) => Err(if why.reason == Reason::SignatureMissing { other } else { why }),
+        }
+    }
+
     fn given(&self, facts: &Facts<'_>, body: Option<Body<'_>>) -> Result<Given, Reject> {
         let mut given: Option<Given> = None;
         let mut missing = None;
-        for (at, signature) in self.signatures.iter().enumerate() {
-            let found = signature.place.signatures(facts, body, signature.encoding, self.algorithm.len(), &mut |tag| {
+        for (at, signature) in self.signatures.iter().enumerate().filter(|(_, signature)| !signature.public) {
+            let decode = |text: &[u8]| signature.encoding.decode_tag(text, self.algorithm.len());
+            let found = signature.place.signatures(facts, body, decode, &mut |tag| {
                 given = Some(match given.take() {
                     None => Given::One(tag, at),
                     Some(Given::One(first, place)) => Given::Many(vec![(first, place), (tag, at)]),
@@ -340,7 +527,7 @@ impl Recipe {
                         many.push((tag, at));
                         Given::Many(many)
                     }
-                    Some(Given::Later) => Given::Later,
+                    Some(other) => other,
                 });
                 !matches!(&given, Some(Given::Many(many)) if many.len() > MAX_SIGNATURES)
             });
@@ -350,6 +537,30 @@ impl Recipe {
             }
         }
         given.ok_or_else(|| missing.unwrap_or_else(|| Reject::new(Reason::SignatureMissing, "no signature place is configured")))
+    }
+
+    fn offered(&self, algorithm: public_key::Algorithm, facts: &Facts<'_>, body: Option<Body<'_>>) -> Result<Box<Offered>, Reject> {
+        let mut offered = Box::<Offered>::default();
+        let mut missing = None;
+        let len = algorithm.signature_len();
+        for (at, signature) in self.signatures.iter().enumerate().filter(|(_, signature)| signature.public) {
+            let decode = |text: &[u8]| {
+                let bytes = signature.encoding.decode_signature(text, MAX_PUBLIC_SIGNATURE)?;
+                len.is_none_or(|len| len == bytes.len()).then_some(bytes)
+            };
+            let found = signature.place.signatures(facts, body, decode, &mut |bytes| {
+                offered.signatures.push((bytes, at));
+                offered.signatures.len() <= MAX_PUBLIC_SIGNATURES
+            });
+            match found {
+                Err(reject) if reject.reason == Reason::SignatureMissing => missing = missing.or(Some(reject)),
+                other => other?,
+            }
+        }
+        match missing {
+            Some(missing) if offered.signatures.is_empty() => Err(missing),
+            _ => Ok(offered),
+        }
     }
 
     fn required(&self, facts: &Facts<'_>, body: Option<Body<'_>>) -> Result<(), Reject> {
@@ -419,7 +630,7 @@ impl Verdict {
         match given {
             Given::One(tag, from) => compare(tag, *from),
             Given::Many(many) => many.iter().for_each(|(tag, from)| compare(tag, *from)),
-            Given::Later => {}
+            Given::Later | Given::Nothing => {}
         }
     }
 

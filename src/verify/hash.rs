@@ -3,12 +3,13 @@
 
 use super::{
     definition::{Context, Method, Scheme},
-    hmac,
+    hmac::{self, Made},
 };
 use crate::section::Section;
 
 pub(super) static SCHEME: Scheme = Scheme { name: "hash", about: "plain digest over a template with `{secret}` in it", read: Some(read) };
 
 fn read(section: &Section<'_>, context: &Context<'_>) -> Option<Method> {
-    hmac::recipe(section, context, true).map(|recipe| Method::Signature(Box::new(recipe)))
+    let algorithm = hmac::algorithm(section);
+    hmac::recipe(section, context, Made::Mac { algorithm, plain_hash: true }).map(|recipe| Method::Signature(Box::new(recipe)))
 }

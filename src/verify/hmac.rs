@@ -7,6 +7,7 @@ use super::{
     key::KeyForm,
     mac::{Algorithm, Encoding},
     place::{At, Pick, Place, Required},
+    public_key,
     template::{self, Template},
     timestamp::{Timestamp, Unit},
 };
@@ -15,20 +16,35 @@ use crate::section::{Item, Section};
 pub(super) static SCHEME: Scheme = Scheme { name: "hmac", about: "HMAC over a template, by a shared secret", read: Some(read) };
 
 fn read(section: &Section<'_>, context: &Context<'_>) -> Option<Method> {
-    recipe(section, context, false).map(|recipe| Method::Signature(Box::new(recipe)))
+    let algorithm = algorithm(section);
+    recipe(section, context, Made::Mac { algorithm, plain_hash: false }).map(|recipe| Method::Signature(Box::new(recipe)))
 }
 
-/// The keys that `hmac` and `hash` share.
-pub(super) fn recipe(section: &Section<'_>, context: &Context<'_>, plain_hash: bool) -> Option<Recipe> {
-    let algorithm = match section.has("algorithm") {
-        true => section.choice("algorithm", Algorithm::WORDS),
-        false => {
-            section.problem("algorithm", "`algorithm` is missing", "one of sha1, sha256, sha384, sha512");
-            None
-        }
-    };
-    let signatures = signatures(section, context);
-    let key = section.opt_section("key").map(|table| {
+/// What makes the signatures over a template.
+#[derive(Clone, Copy)]
+pub(super) enum Made {
+    /// A shared secret; `None` where the algorithm could not be read.
+    Mac {
+        algorithm: Option<Algorithm>,
+        plain_hash: bool,
+    },
+    KeyPair(Option<public_key::Algorithm>),
+}
+
+/// The key `algorithm`, which must be there.
+pub(super) fn algorithm(section: &Section<'_>) -> Option<Algorithm> {
+    if section.has("algorithm") {
+        return section.choice("algorithm", Algorithm::WORDS);
+    }
+    section.problem("algorithm", "`algorithm` is missing", "one of sha1, sha256, sha384, sha512");
+    None
+}
+
+/// The keys that the schemes over a template share.
+pub(super) fn recipe(section: &Section<'_>, context: &Context<'_>, made: Made) -> Option<Recipe> {
+    let key_pair = matches!(made, Made::KeyPair(_));
+    let signatures = signatures(section, context, key_pair);
+    let key = section.opt_section("key").filter(|_| !key_pair).map(|table| {
         let key = KeyForm::read(&table);
         table.finish();
         key
@@ -42,7 +58,18 @@ pub(super) fn recipe(section: &Section<'_>, context: &Context<'_>, plain_hash: b
         None => None,
     };
     let signed = templates(section, context, first, timestamp.as_ref());
-    let (algorithm, signatures, signed) = (algorithm?, signatures?, signed?);
+    let (plain_hash, algorithm, public) = match made {
+        Made::Mac { algorithm, plain_hash } => (plain_hash, algorithm?, None),
+        Made::KeyPair(public) => {
+            let public = public?;
+            (false, public.hash().map_or(Algorithm::Sha512, Algorithm::from), Some(public))
+        }
+    };
+    let (signatures, signed) = (signatures?, signed?);
+    if key_pair && signed.iter().any(Template::has_secret) {
+        section.problem("signed", "a key pair signs no `{secret}`", "name what the provider signs");
+        return None;
+    }
     if let Some(timestamp) = &mut timestamp {
         timestamp.zone_needed = signed.iter().any(Template::zone_needed);
         if timestamp.enforced && !signed.iter().all(|template| template.has_timestamp() || template.covers(&timestamp.place)) {
@@ -66,7 +93,7 @@ pub(super) fn recipe(section: &Section<'_>, context: &Context<'_>, plain_hash: b
         }
         None => None,
     };
-    Some(Recipe { plain_hash, algorithm, key: key.unwrap_or_default(), signatures, timestamp, signed, require: require?, body_digest })
+    Some(Recipe { plain_hash, algorithm, key: key.unwrap_or_default(), public, signatures, timestamp, signed, require: require?, body_digest })
 }
 
 /// What must have a value.
@@ -76,7 +103,7 @@ pub(super) fn required(section: &Section<'_>, context: &Context<'_>) -> Option<V
     items.iter().map(|item| Required::read(item, context.pointers)).collect::<Vec<_>>().into_iter().collect()
 }
 
-fn signatures(section: &Section<'_>, context: &Context<'_>) -> Option<Vec<Signature>> {
+fn signatures(section: &Section<'_>, context: &Context<'_>, public: bool) -> Option<Vec<Signature>> {
     let Some(item) = section.item("signature") else {
         section.problem("signature", "`signature` is missing", "say where it stands: signature = { header = \"X-…\", encoding = \"hex\" }");
         return None;
@@ -101,7 +128,7 @@ fn signatures(section: &Section<'_>, context: &Context<'_>) -> Option<Vec<Signat
             {
                 item.problem(format!("`{name}` is not in `params`"), "declare it: params = [\"…\"]");
             }
-            Some(Signature { place, encoding: encoding?, secret })
+            Some(Signature { place, encoding: encoding?, secret, public })
         })
         .collect();
     read.into_iter().collect()

@@ -26,6 +26,11 @@ pub(super) trait Rule: fmt::Debug + Send + Sync {
     /// Whether a route must give it a secret: to verify with, or to ask for keys where the route names none of its own.
     fn needs_secret(&self, own_keys: bool) -> bool;
 
+    /// Whether a route may give it the sender's public key.
+    fn takes_public_keys(&self) -> bool {
+        false
+    }
+
     /// Whether a route must say where the keys come from: the definition does not.
     fn needs_keys(&self) -> bool {
         false

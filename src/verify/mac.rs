@@ -9,6 +9,8 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha384, Sha512};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
+use super::public_key::Hash;
+
 /// The longest digest, SHA-512's, in bytes.
 pub(super) const MAX_TAG: usize = 64;
 
@@ -31,6 +33,17 @@ impl Algorithm {
             Self::Sha256 => 32,
             Self::Sha384 => 48,
             Self::Sha512 => 64,
+        }
+    }
+}
+
+impl From<Hash> for Algorithm {
+    fn from(hash: Hash) -> Self {
+        match hash {
+            Hash::Sha1 => Self::Sha1,
+            Hash::Sha256 => Self::Sha256,
+            Hash::Sha384 => Self::Sha384,
+            Hash::Sha512 => Self::Sha512,
         }
     }
 }
@@ -189,6 +202,16 @@ impl Encoding {
         let written = table.decode_mut(text, &mut buffer[..room]).ok()?;
         (written == len).then(|| Tag::new(&buffer[..written]))
     }
+
+    /// A signature of 1 to `max` bytes.
+    pub(super) fn decode_signature(self, text: &[u8], max: usize) -> Option<Vec<u8>> {
+        let table = self.table();
+        let room = table.decode_len(text.len()).ok()?;
+        if room > max + 2 {
+            return None;
+        }
+        table.decode(text).ok().filter(|bytes| (1..=max).contains(&bytes.len()))
+    }
 }
 
 #[cfg(test)]
@@ -235,5 +258,8 @@ mod tests {
         assert_eq!(tag(Encoding::HexAny, "00Ff"), Some(vec![0, 255]));
         assert_eq!(tag(Encoding::Base64, "AP8="), Some(vec![0, 255]));
         assert_eq!(tag(Encoding::Base64UrlNoPad, "_-4"), Some(vec![255, 238]));
+        let signature = |text: &str, max| Encoding::Base64.decode_signature(text.as_bytes(), max);
+        assert_eq!(signature("AP8=", 2), Some(vec![0, 255]));
+        assert_eq!((signature("AP8=", 1), signature("", 2), signature("AP8=\n", 9), signature(&"A".repeat(4000), 1024)), (None, None, None, None));
     }
 }

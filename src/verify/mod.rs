@@ -14,6 +14,8 @@ mod catalogue;
 mod certified;
 mod claims;
 mod definition;
+mod ecdsa;
+mod ed25519;
 mod engine;
 pub(crate) mod explain;
 mod form;
@@ -24,10 +26,12 @@ mod judge;
 mod jwt;
 mod key;
 mod mac;
+mod message_signatures;
 mod microsoft_graph;
 mod paypal;
 mod place;
 pub(crate) mod public_key;
+mod rsa;
 pub(crate) mod sign;
 mod standard_webhooks;
 mod template;
@@ -52,6 +56,7 @@ use self::{
     engine::{Engine, Matched, Recipe, Running},
     judge::{Held, Judge},
     place::{At, Body, Pick, Place, Whole},
+    public_key::Trusted,
     token::Known,
 };
 use crate::{
@@ -91,6 +96,7 @@ pub(crate) struct Plan {
     labels: Vec<Arc<str>>,
     /// For what `check` says of them; the forms hold keys made of them.
     secrets: Vec<Secret>,
+    public_keys: Vec<Trusted>,
 }
 
 /// One form of a provider's requests, with its keys.
@@ -110,6 +116,8 @@ enum Ready {
 #[derive(Clone, Copy)]
 pub(crate) struct Means<'a> {
     pub(crate) secrets: &'a [Secret],
+    /// The sender's; without any the provider's own published ones count.
+    pub(crate) public_keys: &'a [Trusted],
     /// What the provider asks for beside secrets, by name.
     pub(crate) params: &'a BTreeMap<String, String>,
     /// Where keys come from, in place of what the definition says.
@@ -124,7 +132,7 @@ static NO_PARAMS: BTreeMap<String, String> = BTreeMap::new();
 
 impl Default for Means<'_> {
     fn default() -> Self {
-        Self { secrets: &[], params: &NO_PARAMS, keys: None, variants: None, tolerance: None }
+        Self { secrets: &[], public_keys: &[], params: &NO_PARAMS, keys: None, variants: None, tolerance: None }
     }
 }
 
@@ -212,7 +220,8 @@ impl fmt::Display for ReplayKey {
     }
 }
 
-/// Reads a route's `verify`: `"none"`, or a table with `provider` (or a `scheme` and its keys) and `secret` or `secrets`.
+/// Reads a route's `verify`: `"none"`, or a table with `provider` (or a `scheme` and its keys) and its `secret`, `secrets`, `public_key` or
+/// `public_keys`.
 pub(crate) fn read(route: &Section<'_>, catalogue: &Catalogue) -> Option<Plan> {
     let Some(item) = route.item("verify") else {
         route.problem("verify", "this route has no `verify`", "verify = { provider = \"…\", secret = \"env:…\" }; \"none\" says that anybody may send");
@@ -229,7 +238,7 @@ pub(crate) fn read(route: &Section<'_>, catalogue: &Catalogue) -> Option<Plan> {
     // A scheme may stand in the route itself, where no other route shares it.
     let inline = section.has("scheme") && !section.has("provider");
     let definition = if inline {
-        Definition::read(&section, &section.opt_string("scheme")?).map(Arc::new)
+        Definition::read_inline(&section, &section.opt_string("scheme")?).map(Arc::new)
     } else {
         let name = section.string("provider");
         name.and_then(|name| {
@@ -240,7 +249,7 @@ pub(crate) fn read(route: &Section<'_>, catalogue: &Catalogue) -> Option<Plan> {
             found.cloned()
         })
     };
-    let secrets = secrets(&section, definition.as_deref());
+    let given = given(&section, definition.as_deref());
     let keys = section.item("keys").map(|item| keys::Source::read(&item));
     if let (None, Some(definition)) = (&keys, definition.as_ref().filter(|definition| definition.needs_keys())) {
         section.problem("keys", format!("`{}` needs `keys`: where its issuer publishes them", definition.name), "keys = \"https://…/jwks.json\"");
@@ -251,7 +260,7 @@ pub(crate) fn read(route: &Section<'_>, catalogue: &Catalogue) -> Option<Plan> {
         if inline { (Some(BTreeMap::new()), None) } else { (params(&section, definition.as_ref()), section.item("variants").map(|item| item.strings())) };
     let tolerance = section.opt_duration("tolerance");
     section.finish();
-    let (definition, secrets, params) = (&definition?, secrets?, params?);
+    let (definition, (secrets, public_keys), params) = (&definition?, given?, params?);
     let variants = match variants {
         Some(read) => Some(read?),
         None => None,
@@ -260,7 +269,10 @@ pub(crate) fn read(route: &Section<'_>, catalogue: &Catalogue) -> Option<Plan> {
         Some(read) => Some(read?),
         None => None,
     };
-    match Plan::new(definition, &Means { secrets: &secrets, params: &params, keys: keys.as_ref(), variants: variants.as_deref(), tolerance }) {
+    match Plan::new(
+        definition,
+        &Means { secrets: &secrets, public_keys: &public_keys, params: &params, keys: keys.as_ref(), variants: variants.as_deref(), tolerance },
+    ) {
         Ok(plan) => {
             plan.warn(&item, &secrets);
             Some(plan)
@@ -272,10 +284,33 @@ pub(crate) fn read(route: &Section<'_>, catalogue: &Catalogue) -> Option<Plan> {
     }
 }
 
-/// The route's secrets; none need be there for a provider that shares none.
-fn secrets(section: &Section<'_>, definition: Option<&Definition>) -> Option<Vec<Secret>> {
-    let needed = definition.is_none_or(|definition| definition.needs_secret(section.has("keys")));
-    if needed || section.has("secret") || section.has("secrets") { section.secrets() } else { Some(Vec::new()) }
+/// The secrets and the public keys of a route, of the kinds that its provider needs.
+fn given(section: &Section<'_>, definition: Option<&Definition>) -> Option<(Vec<Secret>, Vec<Trusted>)> {
+    let has = |one: &str, many: &str| section.has(one) | section.has(many);
+    let (has_secrets, has_public) = (has("secret", "secrets"), has("public_key", "public_keys"));
+    let public_keys = public_key::read(section);
+    let Some(definition) = definition else {
+        return has_secrets.then(|| section.secrets()).flatten().zip(public_keys);
+    };
+    let (takes_secrets, takes_public) = (definition.needs_secret(section.has("keys")), definition.takes_public_keys());
+    if has_public && !takes_public {
+        section.problem("public_key", format!("`{}` is not verified by a public key", definition.name), "give its `secret`");
+    }
+    if has_secrets && !takes_secrets && takes_public {
+        section.problem("secret", format!("`{}` signs with a key pair, so there is no shared secret", definition.name), "give its `public_key`");
+    }
+    let known = has_public || !definition.public_keys.is_empty();
+    if takes_public && !known && !(takes_secrets && has_secrets) {
+        let (what, help) = if takes_secrets {
+            ("`secret` or `public_key` is missing", "secret = \"env:…\" for a shared key, public_key = \"…\" for the sender's key pair")
+        } else {
+            ("`public_key` is missing", "the provider shows it beside the webhook's settings: public_key = \"…\", \"file:…\" or \"env:…\"")
+        };
+        section.problem("public_key", what, help);
+        return None;
+    }
+    let secrets = if has_secrets || (takes_secrets && !(takes_public && known)) { section.secrets() } else { Some(Vec::new()) };
+    secrets.zip(public_keys)
 }
 
 /// The route's values for what a definition asks beside the secret.
@@ -310,10 +345,10 @@ fn params(section: &Section<'_>, definition: Option<&Arc<Definition>>) -> Option
 impl Plan {
     /// `verify = "none"`: anybody may send.
     pub(crate) fn none() -> Self {
-        Self { definition: None, forms: Vec::new(), labels: Vec::new(), secrets: Vec::new() }
+        Self { definition: None, forms: Vec::new(), labels: Vec::new(), secrets: Vec::new(), public_keys: Vec::new() }
     }
 
-    /// Binds a definition to what a route verifies with. The error is for the policy's author and never shows a secret.
+    /// Binds a definition to what a route verifies with; a form of the provider that none of it can prove is left out. The error is for the policy's author and never shows a secret.
     pub(crate) fn new(definition: &Arc<Definition>, means: &Means<'_>) -> Result<Self, String> {
         let Means { secrets, params, variants, tolerance, .. } = *means;
         if let Some(name) = definition.params.iter().find(|name| !params.contains_key(*name)) {
@@ -327,8 +362,20 @@ impl Plan {
                 if known.is_empty() { "none".to_owned() } else { known.join(", ") }
             ));
         }
+        let mut public_keys = if means.public_keys.is_empty() { definition.public_keys.clone() } else { means.public_keys.to_vec() };
+        for key in &mut public_keys {
+            if secrets.iter().any(|secret| *secret.label() == key.label) {
+                key.label = format!("public-{}", key.label).into();
+            }
+        }
+        let means = &Means { public_keys: &public_keys, ..*means };
         let mut forms = Vec::new();
         for variant in &definition.variants {
+            let method = &variant.method;
+            let by_secret = method.needs_secret(means.keys.is_some());
+            if (by_secret || method.takes_public_keys()) && !(by_secret && !secrets.is_empty()) && !(method.takes_public_keys() && !public_keys.is_empty()) {
+                continue;
+            }
             if variants.is_some_and(|wanted| !wanted.iter().any(|name| Some(name.as_str()) == variant.name.as_deref())) {
                 continue;
             }
@@ -347,7 +394,7 @@ impl Plan {
                         timestamp.tolerance = tolerance;
                         timestamp.future = tolerance;
                     }
-                    Ready::Signature(Box::new(Engine::new(recipe, secrets)?))
+                    Ready::Signature(Box::new(Engine::new(recipe, secrets, &public_keys)?))
                 }
                 Method::Token(token) => Ready::Token(token.clone(), Known::new(secrets)),
                 Method::Basic => {
@@ -360,10 +407,11 @@ impl Plan {
             };
             forms.push(Bound { variant: variant.clone(), ready });
         }
-        if (secrets.is_empty() && forms.iter().any(|form| form.variant.method.needs_secret(means.keys.is_some()))) || forms.is_empty() {
-            return Err("nothing could be verified: there is no secret, or no form of the provider is left".to_owned());
+        if forms.is_empty() {
+            return Err("nothing could be verified: there is no secret or key of the kind that is needed, or no form of the provider is left".to_owned());
         }
         let mut labels: Vec<Arc<str>> = secrets.iter().map(|secret| secret.label().clone()).collect();
+        labels.extend(public_keys.iter().map(|key| key.label.clone()));
         for form in &forms {
             if let Ready::Own(judge) = &form.ready {
                 labels.extend(judge.labels());
@@ -371,7 +419,7 @@ impl Plan {
         }
         labels.sort();
         labels.dedup();
-        Ok(Self { definition: Some(definition.clone()), forms, labels, secrets: secrets.to_vec() })
+        Ok(Self { definition: Some(definition.clone()), forms, labels, secrets: secrets.to_vec(), public_keys })
     }
 
     /// Says what is weak about it.
@@ -435,12 +483,15 @@ impl Plan {
         self.provider().is_some()
             && self.provider() == other.provider()
             && !self.forms.iter().all(names_its_url)
-            && self.secrets.iter().any(|secret| other.secrets.iter().any(|theirs| theirs.expose() == secret.expose()))
+            && (self.secrets.iter().any(|secret| other.secrets.iter().any(|theirs| theirs.expose() == secret.expose()))
+                || self.public_keys.iter().any(|mine| other.public_keys.iter().any(|theirs| theirs.key.same(&mine.key))))
     }
 
-    /// The labels of the secrets whose `not_after` is over.
+    /// The labels of the secrets and public keys whose `not_after` is over.
     pub(crate) fn expired(&self, now_ms: i64) -> impl Iterator<Item = &Arc<str>> {
-        self.secrets.iter().filter(move |secret| secret.not_after().is_some_and(|end| end < now_ms)).map(Secret::label)
+        let secrets = self.secrets.iter().map(|secret| (secret.label(), secret.not_after()));
+        let all = secrets.chain(self.public_keys.iter().map(|key| (&key.label, key.not_after)));
+        all.filter(move |(_, not_after)| not_after.is_some_and(|end| end < now_ms)).map(|(label, _)| label)
     }
 
     /// The labels of its secrets, for metrics.

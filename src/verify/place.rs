@@ -5,10 +5,7 @@ use std::{borrow::Cow, cell::RefCell, fmt};
 use bytes::Bytes;
 use http::{HeaderName, header};
 
-use super::{
-    Facts, form,
-    mac::{Encoding, Tag},
-};
+use super::{Facts, form};
 use crate::{
     event::Chunks,
     reject::{Reason, Reject},
@@ -257,16 +254,17 @@ impl Place {
         (value.len() <= 512).then(|| String::from_utf8(value.into_owned()).ok())?
     }
 
-    /// Every signature that stands here, decoded. A list's items that are no signature of this length are passed over, as the
-    /// senders' own libraries do; where nothing is left, or a single value cannot be read, the request is refused.
-    pub(super) fn signatures(
+    /// Every signature that stands here, as `decode` reads it. A list's items that are no signature are passed over, as the senders' own
+    /// libraries do; where nothing is left, or a single value cannot be read, the request is refused. So it is when `out` says that
+    /// there are too many.
+    pub(super) fn signatures<T>(
         &self,
         facts: &Facts<'_>,
         body: Option<Body<'_>>,
-        encoding: Encoding,
-        len: usize,
-        out: &mut dyn FnMut(Tag) -> bool,
+        decode: impl Fn(&[u8]) -> Option<T>,
+        out: &mut dyn FnMut(T) -> bool,
     ) -> Result<(), Reject> {
+        let too_many = || Reject::new(Reason::SignatureMalformed, format!("more signatures in {self} than any provider sends"));
         if let At::Numbered(prefix) = &self.at {
             if facts.headers.keys().any(|name| is_numbered(name, prefix) && facts.headers.get_all(name).iter().nth(1).is_some()) {
                 return Err(self.twice());
@@ -274,10 +272,10 @@ impl Place {
             let (mut any, mut good) = (false, false);
             for value in numbered(facts, prefix).filter(|value| !value.is_empty()) {
                 any = true;
-                if let Some(tag) = value.strip_prefix(self.prefix.as_bytes()).and_then(|text| encoding.decode_tag(text, len)) {
+                if let Some(tag) = value.strip_prefix(self.prefix.as_bytes()).and_then(&decode) {
                     good = true;
                     if !out(tag) {
-                        return Err(Reject::new(Reason::SignatureMalformed, format!("more than {MAX_SIGNATURES} signatures")));
+                        return Err(too_many());
                     }
                 }
             }
@@ -290,10 +288,10 @@ impl Place {
         let uncut = self.uncut(facts, body)?.ok_or_else(|| self.missing())?;
         let mut good = false;
         let mut each = |item: &[u8]| -> Result<(), Reject> {
-            if let Some(tag) = item.strip_prefix(self.prefix.as_bytes()).and_then(|text| encoding.decode_tag(text, len)) {
+            if let Some(tag) = item.strip_prefix(self.prefix.as_bytes()).and_then(&decode) {
                 good = true;
                 if !out(tag) {
-                    return Err(Reject::new(Reason::SignatureMalformed, format!("more than {MAX_SIGNATURES} signatures")));
+                    return Err(too_many());
                 }
             }
             Ok(())

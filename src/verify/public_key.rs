@@ -9,6 +9,7 @@
 //! that name and never shown. Sources: RFC 5280, 7468, 7517, 7518, 8017, 8037, 8410.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     sync::{Arc, OnceLock},
 };
@@ -27,6 +28,8 @@ use x509_parser::{
     prelude::{FromDer, X509Certificate},
     x509::SubjectPublicKeyInfo,
 };
+
+use crate::section::{Item, Section};
 
 /// The largest text that is read as keys, in bytes.
 pub(crate) const MAX_TEXT: usize = 256 * 1024;
@@ -378,6 +381,50 @@ pub(crate) struct Trusted {
     pub(crate) key: PublicKey,
 }
 
+/// Reads `public_key` (one) or `public_keys` (several) of a table: `env:NAME`, `file:PATH`, the key itself, or `{ from, label, not_after }`.
+/// Empty where there is neither. A text that holds several keys gives them all under its label.
+pub(crate) fn read(section: &Section<'_>) -> Option<Vec<Trusted>> {
+    let items = match (section.item("public_key"), section.item("public_keys")) {
+        (None, None) => return Some(Vec::new()),
+        (Some(_), Some(_)) => {
+            section.problem("public_key", "`public_key` and `public_keys` exclude each other", "keep one of the two");
+            return None;
+        }
+        (Some(one), None) => vec![one],
+        (None, Some(many)) => {
+            let items = many.items()?;
+            if items.is_empty() {
+                many.problem("`public_keys` is empty", "name at least one key: without one nothing can be verified");
+                return None;
+            }
+            items
+        }
+    };
+    let read: Vec<Option<Vec<Trusted>>> = items.iter().enumerate().map(|(at, item)| read_item(item, at + 1)).collect();
+    let groups: Vec<Vec<Trusted>> = read.into_iter().collect::<Option<_>>()?;
+    let mut labels = BTreeSet::new();
+    if let Some(twice) = groups.iter().filter_map(|group| group.first()).find(|key| !labels.insert(key.label.clone())) {
+        section.problem("public_keys", format!("two public keys are labelled `{}`", twice.label), "give each its own label");
+        return None;
+    }
+    Some(groups.into_iter().flatten().collect())
+}
+
+fn read_item(item: &Item<'_>, position: usize) -> Option<Vec<Trusted>> {
+    let (text, label, not_after) = item.open_text(position)?;
+    let label: Arc<str> = label.into();
+    match parse(&text) {
+        Ok(keys) => Some(keys.into_iter().map(|key| Trusted { label: label.clone(), not_after, key }).collect()),
+        Err(why) => {
+            item.hidden_problem(
+                format!("this public key cannot be used: {why}"),
+                "give the provider's key as `env:NAME`, `file:PATH` or the text itself: PEM, a certificate, JWK or JWK Set, base64 or hex",
+            );
+            None
+        }
+    }
+}
+
 /// Reads every public key that a text holds, whatever its form; at least one. The error says what is wrong and never shows the text,
 /// which may be a private key.
 pub(crate) fn parse(text: &[u8]) -> Result<Vec<PublicKey>, String> {
@@ -594,6 +641,14 @@ fn small_order(key: &[u8]) -> bool {
 /// The keys of RFC 9421, B.1, for tests here and in other rooms.
 #[cfg(test)]
 pub(crate) mod samples {
+    use super::{Trusted, parse};
+
+    /// One key of each kind, as one value of a policy.
+    pub(crate) fn trusted() -> Vec<Trusted> {
+        let keys = parse([ED25519, P256, RSA].concat().as_bytes()).expect("three keys");
+        keys.into_iter().map(|key| Trusted { label: "#1".into(), not_after: None, key }).collect()
+    }
+
     pub(crate) const ED25519: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAJrQLj5P/89iXES9+vFgrIy29clF9CC/oPPsw3c5D0bs=\n-----END PUBLIC KEY-----\n";
     pub(crate) const P256: &str = "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEqIVYZVLCrPZHGHjP17CTW0/+D9Lf\nw0EkjqF7xB4FivAxzic30tMM4GF+hR6Dxh71Z50VGGdldkkDXZCnTNnoXQ==\n-----END PUBLIC KEY-----\n";
     /// `test-key-rsa-pss`.

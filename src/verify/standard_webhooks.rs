@@ -1,6 +1,7 @@
-//! Standard Webhooks, shared key: `webhook-id`, `webhook-timestamp` (Unix seconds), `webhook-signature`.
-//! HMAC-SHA256 over `{id}.{timestamp}.{body}`; several `v1,<base64>` may stand, parted by blanks, other versions are passed over. The
-//! key is the base64 after `whsec_`, 24 to 64 bytes. Neither id nor time may hold a `.`.
+//! Standard Webhooks: `webhook-id`, `webhook-timestamp` (Unix seconds), `webhook-signature`, over `{id}.{timestamp}.{body}`.
+//! `v1,<base64>` is HMAC-SHA256 by a shared key, the base64 after `whsec_`, 24 to 64 bytes; `v1a,<base64>` is Ed25519 by a key pair whose
+//! public half is the base64 after `whpk_`. Several may stand, parted by blanks; which count is said by the keys that a route has, others and
+//! unknown versions are passed over. Neither id nor time may hold a `.`.
 //! Source: standard-webhooks/standard-webhooks, spec/standard-webhooks.md.
 
 use std::time::Duration;
@@ -13,12 +14,14 @@ use super::{
     key::{KeyEncoding, KeyForm},
     mac::{Algorithm, Encoding},
     place::{At, Pick, Place},
+    public_key,
     template::{self, Template},
     timestamp::{Timestamp, Unit},
 };
 use crate::section::Section;
 
-pub(super) static SCHEME: Scheme = Scheme { name: "standard-webhooks", about: "Standard Webhooks, shared key", read: Some(read) };
+pub(super) static SCHEME: Scheme =
+    Scheme { name: "standard-webhooks", about: "Standard Webhooks, by a shared key or the sender's public key", read: Some(read) };
 
 /// The header that names a message, for a definition that does not say its own `delivery_id`.
 pub(super) fn id(section: &Section<'_>) -> Option<Place> {
@@ -39,16 +42,24 @@ fn read(section: &Section<'_>, context: &Context<'_>) -> Option<Method> {
     };
     let (timestamp, signature) = (header("timestamp"), header("signature"));
     let timestamp = Timestamp { place: Place::header(timestamp?), unit: Unit::Seconds, tolerance, future, enforced: true, zone_needed: false };
-    let pick = Pick::List { separator: " ".to_owned(), version: "v1,".to_owned() };
-    let place = Place { at: At::Header(signature?), prefix: String::new(), pick };
+    let header = signature?;
+    let place = |version: &str| {
+        let pick = Pick::List { separator: " ".to_owned(), version: version.to_owned() };
+        Place { at: At::Header(header.clone()), prefix: String::new(), pick }
+    };
+    let (shared, key_pair) = (place("v1,"), place("v1a,"));
     let with =
-        template::Context { timestamp: Some(&timestamp), id: context.id, signature: Some(&place), params: &[], pointers: context.pointers, ambiguous: false };
+        template::Context { timestamp: Some(&timestamp), id: context.id, signature: Some(&shared), params: &[], pointers: context.pointers, ambiguous: false };
     let signed = Template::parse("{id}.{timestamp}.{body}", &with).map_err(|why| section.problem("delivery_id", why, "")).ok()?;
     Some(Method::Signature(Box::new(Recipe {
         plain_hash: false,
         algorithm: Algorithm::Sha256,
         key: KeyForm { encoding: KeyEncoding::Base64, strip_prefix: "whsec_".to_owned(), ..KeyForm::default() },
-        signatures: vec![Signature { place, encoding: Encoding::Base64, secret: None }],
+        public: Some(public_key::Algorithm::Ed25519),
+        signatures: vec![
+            Signature { place: shared, encoding: Encoding::Base64, secret: None, public: false },
+            Signature { place: key_pair, encoding: Encoding::Base64, secret: None, public: true },
+        ],
         timestamp: Some(timestamp),
         signed: vec![signed],
         require: Vec::new(),

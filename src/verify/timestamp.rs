@@ -122,7 +122,7 @@ impl Timestamp {
     }
 }
 
-fn span(ms: i64) -> impl std::fmt::Display {
+pub(super) fn span(ms: i64) -> impl std::fmt::Display {
     humantime::format_duration(Duration::from_millis(u64::try_from(ms).unwrap_or(0)))
 }
 
