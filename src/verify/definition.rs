@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     event::Verification,
+    keys::Settings,
     ranges,
     section::{Item, Section},
     validate::json::Pointer,
@@ -81,7 +82,7 @@ impl Method {
     /// Whether a shared secret is what it verifies with, or may be.
     pub(super) fn needs_secret(&self, own_keys: bool) -> bool {
         match self {
-            Self::Signature(recipe) => recipe.shared(),
+            Self::Signature(recipe) => recipe.shared() || (!own_keys && recipe.keys.as_ref().is_some_and(Settings::needs_secret)),
             Self::Token(_) | Self::Basic => true,
             Self::Own(rule) => rule.needs_secret(own_keys),
         }
@@ -93,6 +94,15 @@ impl Method {
             Self::Signature(recipe) => recipe.by_key_pair(),
             Self::Token(_) | Self::Basic => false,
             Self::Own(rule) => rule.takes_public_keys(),
+        }
+    }
+
+    /// Whether the public keys stand somewhere to be fetched, or none is needed.
+    pub(super) fn publishes_keys(&self) -> bool {
+        match self {
+            Self::Signature(recipe) => recipe.keys.is_some(),
+            Self::Token(_) | Self::Basic => false,
+            Self::Own(rule) => rule.publishes_keys(),
         }
     }
 
@@ -341,6 +351,11 @@ impl Definition {
         self.variants.iter().any(|variant| variant.method.takes_public_keys())
     }
 
+    /// Whether the provider's public keys stand somewhere to be fetched.
+    pub(crate) fn publishes_keys(&self) -> bool {
+        self.variants.iter().any(|variant| variant.method.publishes_keys())
+    }
+
     /// Whether a route must say where keys come from.
     pub(crate) fn needs_keys(&self) -> bool {
         self.variants.iter().any(|variant| matches!(&variant.method, Method::Own(rule) if rule.needs_keys()))
@@ -384,6 +399,7 @@ const KEYS: &[&str] = &[
     "event_types",
     "future",
     "key",
+    "key_id",
     "keys",
     "label",
     "layout",

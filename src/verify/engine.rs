@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     event::{Chunks, Verification},
+    keys::{Document, Found, Settings, Source, Want},
     reject::{Reason, Reject},
     secret::Secret,
 };
@@ -47,6 +48,10 @@ pub(super) struct Recipe {
     pub(super) key: KeyForm,
     /// How the sender's key pair signs, where it has one.
     pub(super) public: Option<public_key::Algorithm>,
+    /// Where its public keys are published.
+    pub(super) keys: Option<Settings>,
+    /// What names the key that signed; it stands in the head.
+    pub(super) key_id: Option<Place>,
     pub(super) signatures: Vec<Signature>,
     pub(super) timestamp: Option<Timestamp>,
     /// Several: any may match.
@@ -80,6 +85,7 @@ pub(super) struct Engine {
     pub(super) recipe: Recipe,
     keys: Vec<Key>,
     public: Vec<Public>,
+    source: Option<Arc<Source>>,
     streams: bool,
 }
 
@@ -100,6 +106,15 @@ struct Public {
     not_after: Option<i64>,
     key: PublicKey,
     place: Option<usize>,
+}
+
+/// The label of published keys: they have none of the policy's.
+pub(super) const PUBLISHED: &str = "keys";
+
+/// The keys of a document that serve the algorithm and have the id, or none of their own.
+fn matching(document: &Document, algorithm: public_key::Algorithm, id: &str) -> Vec<PublicKey> {
+    let named = |key: &&PublicKey| id.is_empty() || key.kid.as_deref().is_none_or(|kid| kid == id);
+    document.keys().iter().filter(|key| key.serves(algorithm)).filter(named).take(MAX_SECRETS).cloned().collect()
 }
 
 /// A request's MACs while its body arrives.
@@ -155,13 +170,15 @@ enum By {
 impl Engine {
     /// The error is for the policy's author and never shows a secret. A scheme that takes both secrets and public keys is verified by
     /// what there is.
-    pub(super) fn new(mut recipe: Recipe, secrets: &[Secret], trusted: &[Trusted]) -> Result<Self, String> {
+    pub(super) fn new(mut recipe: Recipe, secrets: &[Secret], trusted: &[Trusted], source: Option<Arc<Source>>) -> Result<Self, String> {
+        let source = source.filter(|_| recipe.by_key_pair());
+        let key_pairs = !trusted.is_empty() || source.is_some();
         for (what, count) in [("secrets", secrets.len()), ("public keys", trusted.len())] {
             if count > MAX_SECRETS {
                 return Err(format!("{count} {what} are more than {MAX_SECRETS}"));
             }
         }
-        recipe.signatures.retain(|signature| if signature.public { !trusted.is_empty() } else { !secrets.is_empty() });
+        recipe.signatures.retain(|signature| if signature.public { key_pairs } else { !secrets.is_empty() });
         if recipe.signatures.is_empty() {
             return Err("nothing could be verified: there is no key of the kind that this scheme needs".to_owned());
         }
@@ -187,7 +204,7 @@ impl Engine {
         let in_head = recipe.signatures.iter().all(|s| s.place.in_head())
             && recipe.timestamp.as_ref().is_none_or(|t| t.place.in_head() || !recipe.signed.iter().any(Template::has_timestamp));
         let streams = in_head && recipe.signed.iter().all(Template::streams);
-        Ok(Self { recipe, keys, public, streams })
+        Ok(Self { recipe, keys, public, source, streams })
     }
 
     /// Whether values of the body are needed before anything is known of it.
@@ -327,6 +344,7 @@ impl Engine {
     /// The first public key that made one of the signatures.
     fn try_keys(&self, offered: Offered, facts: &Facts<'_>, chunks: &Chunks, body: Option<Body<'_>>, now_ms: i64) -> Result<Option<(Arc<str>, By)>, Reject> {
         let Some(algorithm) = self.recipe.public else { return Ok(None) };
+        let published = self.published(algorithm, facts)?;
         let mut running = offered.digests.into_iter();
         for (at, template) in self.recipe.signed.iter().enumerate() {
             let (digest, message) = match (self.recipe.digested(), running.next()) {
@@ -345,21 +363,57 @@ impl Engine {
                     (None, message)
                 }
             };
+            let verifies = |key: &PublicKey, signature: &[u8]| match &digest {
+                Some(digest) => key.verify_digest(algorithm, digest.as_slice(), signature),
+                None => key.verify(algorithm, &message, signature),
+            };
+            let by = By::KeyPair(at, digest.filter(|_| self.recipe.algorithm != Algorithm::Sha1));
             for (signature, from) in &offered.signatures {
-                let active = self.public.iter().filter(|key| key.counts(now_ms) && key.place.is_none_or(|place| place == *from));
-                for key in active {
-                    let good = match &digest {
-                        Some(digest) => key.key.verify_digest(algorithm, digest.as_slice(), signature),
-                        None => key.key.verify(algorithm, &message, signature),
-                    };
-                    if good {
-                        let strong = digest.filter(|_| self.recipe.algorithm != Algorithm::Sha1);
-                        return Ok(Some((key.label.clone(), By::KeyPair(at, strong))));
-                    }
+                let mut active = self.public.iter().filter(|key| key.counts(now_ms) && key.place.is_none_or(|place| place == *from));
+                if let Some(key) = active.find(|key| verifies(&key.key, signature)) {
+                    return Ok(Some((key.label.clone(), by)));
+                }
+                if published.iter().any(|key| verifies(key, signature)) {
+                    return Ok(Some((PUBLISHED.into(), by)));
                 }
             }
         }
         Ok(None)
+    }
+
+    /// The id of the key that signed; empty where the request names none.
+    fn key_id(&self, facts: &Facts<'_>) -> Result<String, Reject> {
+        let Some(place) = &self.recipe.key_id else { return Ok(String::new()) };
+        let id = place.value(facts, None)?.ok_or_else(|| Reject::new(Reason::SignatureMalformed, format!("{place}, the key's id, is missing or empty")))?;
+        let good = |id: &str| id.len() <= 256 && id.bytes().all(|byte| byte.is_ascii_graphic());
+        std::str::from_utf8(&id)
+            .ok()
+            .filter(|id| good(id))
+            .map(str::to_owned)
+            .ok_or_else(|| Reject::new(Reason::SignatureMalformed, format!("{place} is not a key's id")))
+    }
+
+    /// The published keys that may have signed the request.
+    fn published(&self, algorithm: public_key::Algorithm, facts: &Facts<'_>) -> Result<Vec<PublicKey>, Reject> {
+        let Some(source) = &self.source else { return Ok(Vec::new()) };
+        let id = self.key_id(facts)?;
+        match source.find(&id) {
+            Found::Known(document) => Ok(matching(&document, algorithm, &id)),
+            Found::Absent => Ok(Vec::new()),
+            Found::Unavailable(_) if !self.public.is_empty() => Ok(Vec::new()),
+            Found::Unavailable(why) => Err(Reject::new(Reason::KeysUnavailable, why)),
+        }
+    }
+
+    /// The published keys that a request is to be judged with, where they are not at hand.
+    pub(super) fn wants(&self, facts: &Facts<'_>) -> Option<Want> {
+        let (source, algorithm) = (self.source.as_ref()?, self.recipe.public?);
+        let id = self.key_id(facts).ok()?;
+        source.want(&id, &|document| !matching(document, algorithm, &id).is_empty())
+    }
+
+    pub(super) fn source(&self) -> Option<&Arc<Source>> {
+        self.source.as_ref()
     }
 
     /// What a template signs, in pieces.

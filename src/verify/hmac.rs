@@ -11,7 +11,10 @@ use super::{
     template::{self, Template},
     timestamp::{Timestamp, Unit},
 };
-use crate::section::{Item, Section};
+use crate::{
+    keys::Settings,
+    section::{Item, Section},
+};
 
 pub(super) static SCHEME: Scheme = Scheme { name: "hmac", about: "HMAC over a template, by a shared secret", read: Some(read) };
 
@@ -65,6 +68,19 @@ pub(super) fn recipe(section: &Section<'_>, context: &Context<'_>, made: Made) -
             (false, public.hash().map_or(Algorithm::Sha512, Algorithm::from), Some(public))
         }
     };
+    let keys = section.item("keys").filter(|_| key_pair).map(|item| Settings::read(&item));
+    let key_id = section.item("key_id").filter(|_| key_pair).map(|item| Place::read_item(&item, context.pointers));
+    let keys = match keys {
+        Some(read) => Some(read?),
+        None => None,
+    };
+    let key_id = match key_id {
+        Some(read) => Some(read?),
+        None => None,
+    };
+    if let Some(place) = key_id.as_ref().filter(|place| !place.in_head()) {
+        section.problem("key_id", format!("{place} is not known before the body is"), "name a header or a query parameter");
+    }
     let (signatures, signed) = (signatures?, signed?);
     if key_pair && signed.iter().any(Template::has_secret) {
         section.problem("signed", "a key pair signs no `{secret}`", "name what the provider signs");
@@ -93,7 +109,7 @@ pub(super) fn recipe(section: &Section<'_>, context: &Context<'_>, made: Made) -
         }
         None => None,
     };
-    Some(Recipe { plain_hash, algorithm, key: key.unwrap_or_default(), public, signatures, timestamp, signed, require: require?, body_digest })
+    Some(Recipe { plain_hash, algorithm, key: key.unwrap_or_default(), public, keys, key_id, signatures, timestamp, signed, require: require?, body_digest })
 }
 
 /// What must have a value.

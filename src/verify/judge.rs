@@ -36,6 +36,11 @@ pub(super) trait Rule: fmt::Debug + Send + Sync {
         false
     }
 
+    /// Whether it can be verified without any key of the route's: by a secret, or by keys that are published.
+    fn publishes_keys(&self) -> bool {
+        false
+    }
+
     /// Whether requests can be signed as the provider does, with a shared secret.
     fn signs(&self) -> bool {
         false

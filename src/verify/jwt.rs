@@ -23,7 +23,7 @@ use super::{
     key::KeyForm,
     mac::{self, Mac, Tag},
     place::{self, Place},
-    public_key::{self, Curve, Hash, Layout, Padding, PublicKey},
+    public_key::{self, Curve, Hash, Layout, Padding, PublicKey, Trusted},
     token,
 };
 use crate::{
@@ -143,11 +143,14 @@ impl Rule for Jwt {
                 secrets.push(Keyed { label: secret.label().clone(), not_after: secret.not_after(), bytes });
             }
         }
-        let source = means.source(self.keys.as_ref()).filter(|_| self.algorithms.iter().any(|(_, algorithm)| matches!(algorithm, Algorithm::Public(_))));
-        if secrets.is_empty() && source.is_none() {
+        // Keys that a route pins stand instead of those that the issuer publishes.
+        let published = self.keys.clone().filter(|_| means.public_keys.is_empty());
+        let source = means.source(published.as_ref()).filter(|_| self.takes_public_keys());
+        let pinned = if self.takes_public_keys() { means.public_keys.to_vec() } else { Vec::new() };
+        if secrets.is_empty() && source.is_none() && pinned.is_empty() {
             return Err("there is nothing to verify its tokens with: name the issuer's `keys`".to_owned());
         }
-        Ok(Box::new(Bound { rule: Self { claims: self.claims.bind(means.params, means.tolerance), ..self.clone() }, secrets, source }))
+        Ok(Box::new(Bound { rule: Self { claims: self.claims.bind(means.params, means.tolerance), ..self.clone() }, secrets, pinned, source }))
     }
 
     fn verification(&self) -> Verification {
@@ -157,6 +160,14 @@ impl Rule for Jwt {
     fn needs_secret(&self, own_keys: bool) -> bool {
         self.algorithms.iter().all(|(_, algorithm)| matches!(algorithm, Algorithm::Hmac(_)))
             || (!own_keys && self.keys.as_ref().is_some_and(Settings::needs_secret))
+    }
+
+    fn takes_public_keys(&self) -> bool {
+        self.algorithms.iter().any(|(_, algorithm)| matches!(algorithm, Algorithm::Public(_)))
+    }
+
+    fn publishes_keys(&self) -> bool {
+        self.keys.is_some() || self.symmetric()
     }
 
     fn needs_keys(&self) -> bool {
@@ -182,6 +193,7 @@ struct Keyed {
 struct Bound {
     rule: Jwt,
     secrets: Vec<Keyed>,
+    pinned: Vec<Trusted>,
     source: Option<Arc<Source>>,
 }
 
@@ -238,7 +250,13 @@ impl Bound {
             }
             Algorithm::Public(algorithm) => algorithm,
         };
-        let Some(source) = &self.source else { return mismatch("there are no public keys to verify the token with") };
+        let counts = |key: &&Trusted| key.not_after.is_none_or(|last| now_ms <= last);
+        if let Some(key) =
+            self.pinned.iter().filter(counts).find(|trusted| token.may_be_of(&trusted.key) && trusted.key.verify(algorithm, message, &token.signature))
+        {
+            return Ok(key.label.clone());
+        }
+        let Some(source) = &self.source else { return mismatch("no configured public key gives the token's signature") };
         let document = match source.find(token.kid.as_deref().unwrap_or_default()) {
             Found::Known(document) => document,
             Found::Absent => return mismatch("the issuer has no key of the token's `kid`"),
@@ -258,9 +276,14 @@ impl Bound {
 
 /// The keys of a document that may have signed the token: those of its `kid`, or all where it names none.
 fn candidates(document: &Document, token: &Token) -> Vec<PublicKey> {
-    let serves = |key: &&PublicKey| matches!(token.algorithm, Algorithm::Public(algorithm) if key.serves(algorithm));
-    let named = |key: &&PublicKey| !matches!((&token.kid, &key.kid), (Some(wanted), Some(has)) if wanted != has);
-    document.keys().iter().filter(serves).filter(named).take(MAX_SECRETS).cloned().collect()
+    document.keys().iter().filter(|key| token.may_be_of(key)).take(MAX_SECRETS).cloned().collect()
+}
+
+impl Token {
+    fn may_be_of(&self, key: &PublicKey) -> bool {
+        let named = !matches!((&self.kid, &key.kid), (Some(wanted), Some(has)) if wanted != has);
+        named && matches!(self.algorithm, Algorithm::Public(algorithm) if key.serves(algorithm))
+    }
 }
 
 /// Cuts a token in JWS compact form whose algorithm is among those allowed.

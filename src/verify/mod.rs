@@ -251,7 +251,9 @@ pub(crate) fn read(route: &Section<'_>, catalogue: &Catalogue) -> Option<Plan> {
     };
     let given = given(&section, definition.as_deref());
     let keys = section.item("keys").map(|item| keys::Source::read(&item));
-    if let (None, Some(definition)) = (&keys, definition.as_ref().filter(|definition| definition.needs_keys())) {
+    if let (None, Some(definition)) =
+        (&keys, definition.as_ref().filter(|definition| definition.needs_keys() && !section.has("public_key") && !section.has("public_keys")))
+    {
         section.problem("keys", format!("`{}` needs `keys`: where its issuer publishes them", definition.name), "keys = \"https://…/jwks.json\"");
         section.finish();
         return None;
@@ -299,7 +301,7 @@ fn given(section: &Section<'_>, definition: Option<&Definition>) -> Option<(Vec<
     if has_secrets && !takes_secrets && takes_public {
         section.problem("secret", format!("`{}` signs with a key pair, so there is no shared secret", definition.name), "give its `public_key`");
     }
-    let known = has_public || !definition.public_keys.is_empty();
+    let known = has_public || !definition.public_keys.is_empty() || section.has("keys") || definition.publishes_keys();
     if takes_public && !known && !(takes_secrets && has_secrets) {
         let (what, help) = if takes_secrets {
             ("`secret` or `public_key` is missing", "secret = \"env:…\" for a shared key, public_key = \"…\" for the sender's key pair")
@@ -309,7 +311,11 @@ fn given(section: &Section<'_>, definition: Option<&Definition>) -> Option<(Vec<
         section.problem("public_key", what, help);
         return None;
     }
-    let secrets = if has_secrets || (takes_secrets && !(takes_public && known)) { section.secrets() } else { Some(Vec::new()) };
+    let secrets = if has_secrets || (takes_secrets && !(takes_public && (has_public || !definition.public_keys.is_empty()))) {
+        section.secrets()
+    } else {
+        Some(Vec::new())
+    };
     secrets.zip(public_keys)
 }
 
@@ -373,7 +379,10 @@ impl Plan {
         for variant in &definition.variants {
             let method = &variant.method;
             let by_secret = method.needs_secret(means.keys.is_some());
-            if (by_secret || method.takes_public_keys()) && !(by_secret && !secrets.is_empty()) && !(method.takes_public_keys() && !public_keys.is_empty()) {
+            if (by_secret || method.takes_public_keys())
+                && !(by_secret && !secrets.is_empty())
+                && !(method.takes_public_keys() && (!public_keys.is_empty() || means.keys.is_some() || method.publishes_keys()))
+            {
                 continue;
             }
             if variants.is_some_and(|wanted| !wanted.iter().any(|name| Some(name.as_str()) == variant.name.as_deref())) {
@@ -394,7 +403,10 @@ impl Plan {
                         timestamp.tolerance = tolerance;
                         timestamp.future = tolerance;
                     }
-                    Ready::Signature(Box::new(Engine::new(recipe, secrets, &public_keys)?))
+                    // Keys that a route pins stand instead of those that the provider publishes.
+                    let published = recipe.keys.clone().filter(|_| means.public_keys.is_empty());
+                    let source = means.source(published.as_ref()).filter(|_| recipe.by_key_pair());
+                    Ready::Signature(Box::new(Engine::new(recipe, secrets, &public_keys, source)?))
                 }
                 Method::Token(token) => Ready::Token(token.clone(), Known::new(secrets)),
                 Method::Basic => {
@@ -413,8 +425,10 @@ impl Plan {
         let mut labels: Vec<Arc<str>> = secrets.iter().map(|secret| secret.label().clone()).collect();
         labels.extend(public_keys.iter().map(|key| key.label.clone()));
         for form in &forms {
-            if let Ready::Own(judge) = &form.ready {
-                labels.extend(judge.labels());
+            match &form.ready {
+                Ready::Own(judge) => labels.extend(judge.labels()),
+                Ready::Signature(engine) => labels.extend(engine.source().map(|_| engine::PUBLISHED.into())),
+                Ready::Token(..) | Ready::Basic(_) => {}
             }
         }
         labels.sort();
@@ -597,7 +611,8 @@ impl Plan {
                 }
                 judge.wants(facts, body, now_ms)
             }
-            Ready::Signature(_) | Ready::Token(..) | Ready::Basic(_) => None,
+            Ready::Signature(engine) => engine.wants(facts),
+            Ready::Token(..) | Ready::Basic(_) => None,
         }
     }
 
@@ -605,7 +620,8 @@ impl Plan {
     pub(crate) fn sources(&self) -> Vec<Arc<keys::Source>> {
         let of = |form: &Bound| match &form.ready {
             Ready::Own(judge) => judge.sources(),
-            Ready::Signature(_) | Ready::Token(..) | Ready::Basic(_) => Vec::new(),
+            Ready::Signature(engine) => engine.source().cloned().into_iter().collect(),
+            Ready::Token(..) | Ready::Basic(_) => Vec::new(),
         };
         self.forms.iter().flat_map(of).collect()
     }

@@ -55,6 +55,8 @@ fn read(section: &Section<'_>, context: &Context<'_>) -> Option<Method> {
         plain_hash: false,
         algorithm: Algorithm::Sha256,
         key: KeyForm { encoding: KeyEncoding::Base64, strip_prefix: "whsec_".to_owned(), ..KeyForm::default() },
+        keys: None,
+        key_id: None,
         public: Some(public_key::Algorithm::Ed25519),
         signatures: vec![
             Signature { place: shared, encoding: Encoding::Base64, secret: None, public: false },

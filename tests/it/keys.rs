@@ -206,3 +206,39 @@ async fn an_issuer_is_asked_about_a_token_once_a_minute() {
     // The token itself is written nowhere.
     assert!(!gate.log().contains("revoked") && !gate.audit().iter().any(|line| line.to_string().contains("revoked")));
 }
+
+/// A key that a header names is asked for once, with the route's secret, and signs over a template.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_fetched_by_the_id_in_a_header() {
+    let key = Arc::new(Key::new("k/1"));
+    let served = key.clone();
+    let issuer = Issuer::start(move |seen| match (seen.target.as_str(), seen.header("authorization")) {
+        ("/keys/k%2F1", "Bearer an-api-key") => {
+            let text = json!({ "data": { "publicKey": served.jwk() } }).to_string();
+            Act::Raw(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len()).into_bytes())
+        }
+        _ => Act::Answer(404, "none"),
+    })
+    .await;
+    let receiver = Receiver::start().await;
+    let policy = format!(
+        "[providers.circle-like]\nscheme = \"ecdsa\"\nlayout = \"raw\"\nsignature = {{ header = \"X-Sign\", encoding = \"base64url\" }}\nsigned = \"{{body}}\"\n\
+         key_id = {{ header = \"X-Key-Id\" }}\nkeys = {{ url = \"{}\", form = \"key\", headers = {{ \"Authorization\" = \"Bearer {{secret}}\" }}, json = \"/data/publicKey\", ca = \"issuer.pem\" }}\n\
+         [routes.signed]\npath = \"/signed\"\nverify = {{ provider = \"circle-like\", secret = \"env:API_KEY\" }}\ndeliver = \"{}\"\n",
+        issuer.url("/keys/{id}"),
+        receiver.url("/hooks")
+    );
+    let gate = Setup::new(policy).file("issuer.pem", issuer.ca.pem()).env("API_KEY", "an-api-key").start().await;
+    let post = |id: &str, signed: &str, body: &'static str| {
+        let signature = key.pair.sign(&SystemRandom::new(), signed.as_bytes()).expect("the key signs");
+        Post::new("/signed", body).header("x-key-id", id).header("x-sign", &BASE64URL_NOPAD.encode(signature.as_ref()))
+    };
+    assert_eq!(post("k 1", "{\"n\":0}", "{\"n\":0}").send(&gate).await.verdict(), (401, "signature_malformed".to_owned()), "an id has no blanks");
+    assert_eq!(post("other", "{\"n\":1}", "{\"n\":1}").send(&gate).await.verdict(), (401, "signature_mismatch".to_owned()));
+    for n in 0..3 {
+        let body = ["{\"n\":2}", "{\"n\":3}", "{\"n\":4}"][n];
+        assert_eq!(post("k/1", body, body).send(&gate).await.status, 200);
+    }
+    assert_eq!(post("k/1", "{\"n\":5}", "{\"n\":6}").send(&gate).await.verdict(), (401, "signature_mismatch".to_owned()));
+    assert_eq!((receiver.count(), issuer.inner.count()), (3, 2));
+}
