@@ -654,6 +654,14 @@ impl Plan {
         self.tell(form, proof, facts, body, Some(Body { whole: &whole, fields: &fields }), now_ms)
     }
 
+    /// Whether a replay key of content is one of the body alone. A provider of several forms may send more than one with a request, as
+    /// HubSpot does: a captured request must not pass once more when the stronger form is taken away, so its key is that of what all
+    /// forms sign.
+    fn knows_content_by_body(&self) -> bool {
+        let signs_body = |form: &Bound| matches!(&form.ready, Ready::Signature(engine) if engine.recipe.signed.iter().all(template::Template::has_body));
+        self.forms.len() > 1 && self.forms.iter().all(signs_body)
+    }
+
     /// What a proven request says of itself.
     fn tell(&self, form: &Bound, proof: Proof, facts: &Facts<'_>, chunks: &Chunks, body: Option<Body<'_>>, now_ms: i64) -> Result<Signed, Reject> {
         let identity = &form.variant.identity;
@@ -670,7 +678,8 @@ impl Plan {
         }
         if let (Some(matched), Ready::Signature(engine)) = (&proof.matched, &form.ready) {
             timestamp_ms = if engine.has_late_time() { engine.late_time(facts, body, now_ms)? } else { matched.timestamp_ms };
-            replay = identity.key(facts, body, event_type.as_deref(), &|| engine.content(matched, facts, chunks, body))?;
+            let content = || if self.knows_content_by_body() { Ok(body_key(chunks)) } else { engine.content(matched, facts, chunks, body) };
+            replay = identity.key(facts, body, event_type.as_deref(), &content)?;
         }
         Ok(Signed {
             verification: form.verification(),
@@ -706,6 +715,12 @@ impl Plan {
             minted: Minted(()),
         }
     }
+}
+
+fn body_key(chunks: &Chunks) -> [u8; 32] {
+    let mut hash = Sha256::new().chain_update(b"hooklatch body\0");
+    chunks.pieces().for_each(|piece| hash.update(piece));
+    hash.finalize().into()
 }
 
 /// The values at the pointers, and why there are none. The content type does not matter: it is not signed, so it must not decide

@@ -504,6 +504,18 @@ fn replay_keys_come_from_signed_content_only() {
     assert_eq!(both, key(&pagerduty, &post(URL, &[("X-DocuSign-Signature-1", &one)], "{}")));
     assert_ne!(both, key(&pagerduty, &post(URL, &[("X-DocuSign-Signature-1", &base64("one-secret", "[]"))], "[]")));
 
+    // Taking the stronger of two forms away makes no other event; where a route takes one form only, all that it signs counts.
+    let hubspot = preset("hubspot", &[KEY]);
+    let (body, time) = ("[{\"eventId\":1}]", NOW.to_string());
+    let v1 = data_encoding::HEXLOWER.encode(&Sha256::digest(format!("{KEY}{body}")));
+    let v3 = base64(KEY, &format!("POST{URL}{body}{time}"));
+    let weak = [("X-HubSpot-Signature-Version", "v1"), ("X-HubSpot-Signature", v1.as_str())];
+    let strong = [("X-HubSpot-Signature-v3", v3.as_str()), ("X-HubSpot-Request-Timestamp", time.as_str())];
+    let captured = key(&hubspot, &post(URL, &[weak, strong].concat(), body));
+    assert!(captured.is_some());
+    assert_eq!(captured, key(&hubspot, &post(URL, &weak, body)));
+    assert_eq!(captured, key(&hubspot, &post(URL, &strong, body)));
+
     // The topic counts where it is a known one.
     let shopify = preset("shopify", &[KEY]);
     let send = |topic: &str| {
