@@ -6,6 +6,7 @@ use http::{
     HeaderMap, StatusCode,
     header::{CONTENT_TYPE, Entry},
 };
+use tokio::sync::Semaphore;
 
 use crate::{
     app::Gate,
@@ -228,12 +229,8 @@ fn duplicate(stored: &replay::Stored) -> Outcome {
 }
 
 /// Validates, filters, chooses and delivers; the claim ends here whatever happens.
-async fn deliver(gate: &Gate, route: &Arc<Route>, mut event: Box<Event>, claimed: Claimed, trail: &mut Trail) -> Result<Outcome, Reject> {
-    // The bytes behind a content coding are judged and dropped again; what travels on is what was signed.
-    let mut decoded = gate.budget.reserve(0)?;
-    let validated = validate::payload(&route.validate, &event.headers, &mut event.body, route.body.body, &mut |bytes| decoded.grow(bytes));
-    drop(decoded);
-    trail.judge(route, validated.map(drop))?;
+async fn deliver(gate: &Gate, route: &Arc<Route>, event: Box<Event>, claimed: Claimed, trail: &mut Trail) -> Result<Outcome, Reject> {
+    let event = validate(gate, route, event, trail).await?;
     let (event, verdict) = if route.filters.is_empty() {
         (event, Verdict::Pass)
     } else {
@@ -267,6 +264,33 @@ async fn deliver(gate: &Gate, route: &Arc<Route>, mut event: Box<Event>, claimed
         claimed.failed().await
     }
     Ok(Outcome { ending, answer })
+}
+
+/// Judges the payload: a large one beside the workers, so that their other requests do not wait for it.
+async fn validate(gate: &Gate, route: &Arc<Route>, mut event: Box<Event>, trail: &mut Trail) -> Result<Box<Event>, Reject> {
+    let takes_long = route.validate.takes_long(&event.headers, event.body.len());
+    // The bytes behind a content coding are judged and dropped again; what travels on is what was signed.
+    let mut decoded = gate.budget.reserve(0)?;
+    let rules = Arc::clone(route);
+    let judge = move || {
+        let judged = validate::payload(&rules.validate, &event.headers, &mut event.body, rules.body.body, &mut |bytes| decoded.grow(bytes));
+        (event, judged.map(drop))
+    };
+    let (event, judged) = if takes_long { Box::pin(beside(judge)).await } else { judge() };
+    trail.judge(route, judged)?;
+    Ok(event)
+}
+
+/// Runs what takes long on a thread of its own; as many at once as there may be cores for it. A panic goes on here.
+async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    static PLACES: Semaphore = Semaphore::const_new(8);
+    let _place = PLACES.acquire().await; // an error: it was closed, which it never is
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(why) if why.is_panic() => std::panic::resume_unwind(why.into_panic()),
+        // The runtime ends, and this request with it.
+        Err(_) => std::future::pending().await,
+    }
 }
 
 /// The branches that the event takes. A condition that cannot be evaluated is counted.

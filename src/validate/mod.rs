@@ -23,6 +23,13 @@ use crate::{
 /// The deepest nesting a schema can be asked about: serde_json stops there.
 const SCHEMA_DEPTH: u64 = 127;
 
+/// A body from which on judging it as JSON, against a schema above all, takes a worker longer than its other requests should wait:
+/// some 2 ms.
+const LARGE: usize = 256 << 10;
+
+/// The same behind a coding: deflate makes up to a thousand bytes of one.
+const LARGE_CODED: usize = 4 << 10;
+
 /// `validate` of one route.
 #[derive(Debug)]
 pub(crate) struct Rule {
@@ -95,6 +102,26 @@ impl Rule {
         section.finish();
         rule
     }
+
+    /// Whether a body with these headers has to be JSON.
+    fn reads(&self, headers: &HeaderMap) -> bool {
+        match self.json {
+            Json::All => true,
+            Json::AsTyped => content::is_json(headers),
+            Json::None => false,
+        }
+    }
+
+    /// Whether judging a payload of so many bytes takes long: [`payload`] is then better called beside the workers.
+    pub(crate) fn takes_long(&self, headers: &HeaderMap, bytes: usize) -> bool {
+        if bytes < LARGE_CODED {
+            return false;
+        }
+        match content::coding(headers) {
+            Coded::No => bytes >= LARGE && self.reads(headers),
+            _ => self.decode.is_some(),
+        }
+    }
 }
 
 /// Judges a payload; hands out the bytes behind its coding where one was undone, for whoever reads the body next.
@@ -112,11 +139,7 @@ pub(crate) fn payload(
     if !rule.types.is_empty() {
         content::check_type(headers, &rule.types)?;
     }
-    let read = match rule.json {
-        Json::All => true,
-        Json::AsTyped => content::is_json(headers),
-        Json::None => false,
-    };
+    let read = rule.reads(headers);
     let decoded = match content::coding(headers) {
         Coded::No => None,
         Coded::By(coding) if rule.decode.as_ref().is_some_and(|taken| taken.contains(&coding)) => Some(content::inflate(coding, body, limit, reserve)?),
@@ -275,5 +298,24 @@ mod tests {
                 "{problems:?}"
             );
         }
+    }
+
+    #[test]
+    fn what_takes_long_is_known_from_the_head() {
+        let check = |text: &str, headers: &[(&str, &str)], bytes: usize, want: bool| {
+            let (rule, problems) = read(text);
+            assert_eq!(problems, [""; 0]);
+            let pairs = headers.iter().map(|(name, value)| (http::HeaderName::try_from(*name).expect("a name"), value.parse().expect("a value")));
+            assert_eq!(rule.takes_long(&pairs.collect(), bytes), want, "{text} {headers:?} {bytes}");
+        };
+        let (json, gzip) = (("content-type", "application/json"), ("content-encoding", "gzip"));
+        check("validate = { schema = \"id.json\" }", &[], LARGE, true);
+        check("validate = { schema = \"id.json\" }", &[], LARGE - 1, false);
+        check("validate = {}", &[json], LARGE, true);
+        check("validate = {}", &[], LARGE, false);
+        check("", &[json], LARGE, false);
+        check("validate = { decode = [\"gzip\"] }", &[gzip], LARGE_CODED, true);
+        check("validate = { decode = [\"gzip\"] }", &[gzip], LARGE_CODED - 1, false);
+        check("validate = {}", &[json, gzip], LARGE, false);
     }
 }

@@ -42,6 +42,28 @@ deliver = "{url}"
     (receiver, gate)
 }
 
+/// Beyond 256 KiB it is judged beside the workers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_payload_is_judged_as_a_small_one_is() {
+    let receiver = Receiver::start().await;
+    let policy = format!(
+        "[routes.typed]\npath = \"/typed\"\nverify = {{ provider = \"github\", secret = \"env:GITHUB_SECRET\" }}\n\
+         validate = {{ schema = \"push.json\", decode = [\"gzip\"] }}\ndeliver = \"{}\"\n",
+        receiver.url("/hooks")
+    );
+    let gate = Setup::new(policy).file("push.json", r#"{"properties":{"ref":{"pattern":"^refs/"}}}"#).server("workers = 1").start().await;
+    let large = |name: &str, end: &str| format!("{{\"ref\":\"{name}\",\"a\":[{}1]{end}", "1,".repeat(200_000));
+    for (what, body, status, reason) in [
+        ("good", large("refs/heads/main", "}"), 200, ""),
+        ("not as the schema says", large("main", "}"), 422, "schema_invalid"),
+        ("not JSON", large("refs/heads/main", ""), 400, "not_json"),
+    ] {
+        let answer = Post::github(body).to("/typed").send(&gate).await;
+        assert_eq!(answer.verdict(), (status, reason.to_owned()), "{what}: {answer:?}");
+    }
+    assert_eq!(receiver.count(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_refusal_has_its_status_and_reason_and_reaches_nobody() {
     let (receiver, gate) = gate().await;
