@@ -19,6 +19,7 @@ mod filter;
 mod guard;
 mod keys;
 mod listen;
+mod mask;
 mod observe;
 mod outcome;
 mod pipeline;

@@ -1,11 +1,17 @@
 //! What is wrong with a file its owner edits, where, and what to do about it.
 //!
-//! A [`Problem`] is placed by byte span in its [`Source`] and rendered with an excerpt. Values after `literal:` and passwords
-//! in URLs are masked in every excerpt, so that a mistake beside a secret never prints it.
+//! A [`Problem`] is placed by byte span in its [`Source`] and rendered with an excerpt. An excerpt shows of the policy only what
+//! [`mask`] lets everybody see, so that a mistake beside a secret never prints it.
 
 use std::{fmt, ops::Range};
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet, renderer::DecorStyle};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use crate::mask;
 
 /// A text that was read, and the name to show for it.
 #[derive(Clone, Debug, Default)]
@@ -31,13 +37,15 @@ pub(crate) struct Problem {
     pub(crate) span: Option<Range<usize>>,
     /// What to do.
     pub(crate) help: Option<String>,
-    /// The marked value may be a secret: no excerpt shows it.
-    pub(crate) hidden: bool,
+    /// What may be a secret although the policy's rules know nothing of it: no excerpt shows it.
+    pub(crate) hidden: Vec<Range<usize>>,
+    /// The line of `span`, where [`Source::place`] told it.
+    pub(crate) line: Option<usize>,
 }
 
 impl Problem {
     pub(crate) fn error(key: impl Into<String>, span: Option<Range<usize>>, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, message: message.into(), key: key.into(), span, help: None, hidden: false }
+        Self { severity: Severity::Error, message: message.into(), key: key.into(), span, help: None, hidden: Vec::new(), line: None }
     }
 
     pub(crate) fn warning(key: impl Into<String>, span: Option<Range<usize>>, message: impl Into<String>) -> Self {
@@ -49,15 +57,24 @@ impl Problem {
         self
     }
 
-    pub(crate) fn hidden(mut self) -> Self {
-        self.hidden = true;
-        self
+    /// The marked value may be a secret.
+    pub(crate) fn hidden(self) -> Self {
+        let hidden = self.span.iter().cloned().collect();
+        Self { hidden, ..self }
+    }
+
+    /// These values may be secrets.
+    pub(crate) fn hiding(self, hidden: Vec<Range<usize>>) -> Self {
+        Self { hidden, ..self }
     }
 }
 
-/// One line, for logs and JSON: `key: message (help)`.
+/// One line, for logs and JSON: `key: message (help)`, with `line N: ` before it where the line was told.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(line) = self.line {
+            write!(f, "line {line}: ")?;
+        }
         if !self.key.is_empty() {
             write!(f, "{}: ", self.key)?;
         }
@@ -78,12 +95,21 @@ impl Source {
         (line, column)
     }
 
+    /// Tells a problem its place: where it has none, that of its key, or of the nearest table around it that stands in the text.
+    pub(crate) fn place(&self, mut problem: Problem) -> Problem {
+        if problem.span.is_none() && !problem.key.is_empty() {
+            let (table, _) = DeTable::parse_recoverable(&self.text);
+            problem.span = find(table.get_ref(), &problem.key);
+        }
+        problem.line = problem.span.as_ref().map(|span| self.position(span.start).0);
+        problem
+    }
+
     /// All problems with their excerpts, in the order of the file; `color` for a terminal.
     pub(crate) fn render(&self, problems: &[Problem], color: bool) -> String {
         let mut sorted: Vec<&Problem> = problems.iter().collect();
         sorted.sort_by_key(|p| (p.severity, p.span.as_ref().map_or(0, |s| s.start)));
-        let hidden = problems.iter().filter(|p| p.hidden).filter_map(|p| p.span.clone());
-        let masked = mask(&self.text, hidden);
+        let masked = covered(mask::text(&self.text), problems.iter().flat_map(|p| &p.hidden).cloned());
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
         let renderer = renderer.decor_style(DecorStyle::Ascii);
         let mut out = String::new();
@@ -115,30 +141,36 @@ impl Source {
     }
 }
 
-/// The text with every literal secret, URL password and hidden place overwritten, length and lines kept.
-fn mask(text: &str, hidden: impl Iterator<Item = Range<usize>>) -> String {
-    let mut bytes = text.as_bytes().to_vec();
-    for span in hidden {
-        let span = text.floor_char_boundary(span.start)..text.ceil_char_boundary(span.end);
-        bytes[span].iter_mut().filter(|byte| !matches!(**byte, b'"' | b'\'' | b'\n')).for_each(|byte| *byte = b'*');
-    }
-    for (at, found) in text.match_indices("literal:") {
-        let from = at + found.len();
-        for byte in bytes[from..].iter_mut().take_while(|b| !matches!(**b, b'"' | b'\'' | b'\n')) {
-            *byte = b'*';
+/// The span of the value at a dotted path such as `routes.a.deliver[1]`, else of the last table or value on the way to it.
+fn find(table: &DeTable<'_>, path: &str) -> Option<Range<usize>> {
+    // A name may hold dots itself: the longest that fits is meant.
+    let fits = |name: &str| path.strip_prefix(name).filter(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+    let (name, rest, value) = table.iter().filter_map(|(key, value)| Some((key, fits(key.get_ref())?, value))).max_by_key(|(key, ..)| key.get_ref().len())?;
+    let span = if value.span().is_empty() { name.span() } else { value.span() };
+    below(value, rest).or((!span.is_empty()).then_some(span))
+}
+
+fn below(value: &Spanned<DeValue<'_>>, path: &str) -> Option<Range<usize>> {
+    match value.get_ref() {
+        _ if path.is_empty() => None,
+        DeValue::Table(table) => find(table, path.strip_prefix('.')?),
+        DeValue::Array(items) => {
+            let (index, rest) = path.strip_prefix('[')?.split_once(']')?;
+            let item = items.get(index.parse::<usize>().ok()?)?;
+            below(item, rest).or(Some(item.span()))
         }
+        DeValue::String(_) | DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) => None,
     }
-    for (at, found) in text.match_indices("://") {
-        let from = at + found.len();
-        let rest = &text[from..];
-        let end = rest.find(['"', '\'', '\n', '/', ' ']).unwrap_or(rest.len());
-        if let Some(host) = rest[..end].rfind('@')
-            && let Some(colon) = rest[..host].find(':')
-        {
-            bytes[from + colon + 1..from + host].fill(b'*');
-        }
+}
+
+/// The text with these places overwritten, length, lines and quotation marks kept.
+fn covered(text: String, places: impl Iterator<Item = Range<usize>>) -> String {
+    let mut bytes = text.into_bytes();
+    for place in places {
+        let cover = bytes.get_mut(place).into_iter().flatten();
+        cover.filter(|byte| !matches!(**byte, b'"' | b'\'' | b'\n')).for_each(|byte| *byte = b'*');
     }
-    // Whole characters are overwritten between ASCII delimiters, so this stays UTF-8.
+    // Spans end between characters; were one wrong, no excerpt is better than a secret.
     String::from_utf8(bytes).unwrap_or_default()
 }
 
@@ -148,21 +180,43 @@ mod tests {
 
     #[test]
     fn excerpts_never_show_secrets() {
-        let source = Source { name: "p.toml".into(), text: "a = \"literal:hünter2\"\nb = \"redis://u:pässword@h/0\"\n".into() };
-        let problem = Problem::error("a", Some(4..20), "bad").help("do this");
-        let other = Problem::warning("b", Some(27..45), "weak");
+        let text = "[destinations.a]\nurl = \"http://u:pässword@h/0\"\n[routes.a.verify]\nsecret = \"literal:hünter2\"\n";
+        let source = Source { name: "p.toml".into(), text: text.into() };
+        let at = |what: &str| text.find(what).map(|from| from..from + what.len());
+        let problem = Problem::error("routes.a.verify.secret", at("\"literal:hünter2\""), "bad").help("do this");
+        let other = Problem::warning("destinations.a.url", at("\"http://u:pässword@h/0\""), "weak");
         let text = source.render(&[other, problem], false);
         assert!(!text.contains("nter2") && !text.contains("ssword"), "{text}");
-        assert!(text.contains("--> p.toml:1:5") && text.contains("do this"), "{text}");
+        assert!(text.contains("--> p.toml:4:10") && text.contains("do this"), "{text}");
     }
 
     #[test]
     fn hidden_places_are_masked_in_every_excerpt() {
-        let source = Source { name: "p.toml".into(), text: "\n\na = { s = \"hünter2\", t = 1 }\n".into() };
-        let problem = Problem::error("a.s", Some(12..22), "bad").hidden();
-        let other = Problem::error("a.t", Some(28..29), "bad too");
+        let source = Source { name: "p.toml".into(), text: "\n\nserver = { s = \"hünter2\", t = 1 }\n".into() };
+        let problem = Problem::error("server.s", Some(17..27), "bad").hidden();
+        let other = Problem::error("server.t", Some(33..34), "bad too");
         let text = source.render(&[other, problem], false);
-        assert!(!text.contains("nter2") && text.contains("p.toml:3:11") && text.matches("3 | a = {").count() == 2, "{text}");
+        assert!(!text.contains("nter2") && text.contains("p.toml:3:16") && text.matches("3 | server = {").count() == 2, "{text}");
+    }
+
+    #[test]
+    fn problems_find_their_places() {
+        let text = "[filters.a]\nconfig = { x = 1 }\n[filters.\"a.b\"]\n[routes.r]\ndeliver = [\n  { to = \"x\" },\n  \"y\",\n]\n";
+        let source = Source { name: "p.toml".into(), text: text.into() };
+        let check = |key: &str, want: &str, line: usize| {
+            let placed = source.place(Problem::error(key, None, "bad"));
+            assert_eq!((placed.span.map(|span| &text[span]), placed.line), (Some(want), Some(line)), "{key}");
+        };
+        check("filters.a.config", "{ x = 1 }", 2);
+        check("filters.a.config.x", "1", 2);
+        check("filters.a.component", "[filters.a]", 1);
+        check("filters.a.b", "[filters.\"a.b\"]", 3);
+        check("filters.a.b.reuse", "[filters.\"a.b\"]", 3);
+        check("routes.r.deliver[1]", "\"y\"", 7);
+        check("routes.r.deliver[0].to", "\"x\"", 6);
+        let nowhere = source.place(Problem::error("server.listen", None, "bad"));
+        assert_eq!((nowhere.span, nowhere.line), (None, None));
+        assert_eq!(source.place(Problem::error("filters.a.reuse", None, "bad")).to_string(), "line 1: filters.a.reuse: bad");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
+    io::Read,
     ops::{Range, RangeInclusive},
     path::{Path, PathBuf},
     time::Duration,
@@ -18,6 +19,7 @@ use toml::{
 };
 
 use crate::{
+    mask,
     problem::{Problem, Severity, Source},
     secret::Secret,
 };
@@ -73,7 +75,7 @@ impl Inputs {
     pub(crate) fn read(&self, path: &Path) -> std::io::Result<Vec<u8>> {
         self.files.borrow_mut().insert(path.to_owned());
         match &self.memory {
-            None => std::fs::read(path),
+            None => bounded(path),
             Some(memory) => memory.files.get(path).cloned().ok_or_else(|| std::io::ErrorKind::NotFound.into()),
         }
     }
@@ -89,6 +91,19 @@ impl Inputs {
     pub(crate) fn files(&self) -> BTreeSet<PathBuf> {
         self.files.borrow().clone()
     }
+}
+
+/// The largest file that a policy may name, in bytes: a compiled filter is the largest sensible.
+const LARGEST: u64 = 256 << 20;
+
+/// A file's bytes; what is longer than [`LARGEST`], as a device without an end is, is an error.
+pub(crate) fn bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(LARGEST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, "it has more than 256 MiB"));
+    }
+    Ok(bytes)
 }
 
 /// One file being read: its text, its problems so far.
@@ -205,6 +220,8 @@ impl<'a> Section<'a> {
     }
 
     fn record(&self, problem: Problem, help: String) {
+        let value = problem.key.rsplit('.').next().and_then(|key| self.table.get(key)?.get_ref().as_str());
+        let problem = Problem { message: mask::message(&problem.message, &problem.key, value).into_owned(), ..problem };
         self.reader.push(if help.is_empty() { problem } else { problem.help(help) });
     }
 
@@ -346,13 +363,14 @@ impl<'a> Section<'a> {
                 None => format!("known here: {}", known.join(", ")),
             };
             let span = if key.span().is_empty() { value.span() } else { key.span() };
-            self.reader.push(Problem::error(self.key_path(name), Some(span), format!("unknown key `{name}`")).help(help));
+            self.reader.push(Problem::error(self.key_path(name), Some(span), format!("unknown key `{name}`")).help(help).hiding(mask::values(value)));
         }
     }
 }
 
 impl<'a> Item<'a> {
     pub(crate) fn problem(&self, message: impl Into<String>, help: impl Into<String>) {
+        let message = mask::message(&message.into(), &self.path, self.as_str()).into_owned();
         let problem = Problem::error(self.path.clone(), Some(self.value.span()), message);
         let help = help.into();
         self.reader.push(if help.is_empty() { problem } else { problem.help(help) });

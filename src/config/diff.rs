@@ -11,14 +11,18 @@ use std::{
 
 use serde_json::{Map, Value, json};
 
-use super::{shown, state_directory};
+use super::{state_directory, whole};
 use crate::{
     guard::allow::IpSets,
+    mask,
     problem::Source,
     ranges::{Settings, Shelf},
     section::{Inputs, Reader, Section},
     verify::Catalogue,
 };
+
+/// The key of what providers publish, which no table of a policy has.
+const PUBLISHED: &str = "published ranges";
 
 /// A policy as far as its text tells.
 pub(crate) struct Outline {
@@ -28,7 +32,7 @@ pub(crate) struct Outline {
     /// The providers that some `allow_ips` names.
     pub(crate) ranges: Vec<String>,
     pub(crate) ip_ranges: Settings,
-    /// By key, as it takes effect.
+    /// By key, as it takes effect; with its secrets.
     effect: Map<String, Value>,
 }
 
@@ -73,7 +77,7 @@ fn read(source: Source, inputs: Inputs, folder: PathBuf) -> Result<Outline, Stri
         published.insert(entry.definition.name.to_string(), known.nets.iter().map(|net| Value::from(net.to_string())).collect());
     }
     if !published.is_empty() {
-        effect.insert("published ranges".to_owned(), published.into());
+        effect.insert(PUBLISHED.to_owned(), published.into());
     }
     Ok(Outline { folder, catalogue, ranges, ip_ranges, effect })
 }
@@ -91,7 +95,7 @@ fn named(root: &Section<'_>) -> Vec<String> {
 }
 
 fn effective(root: &Section<'_>, sets: &IpSets) -> Map<String, Value> {
-    let Value::Object(mut all) = blind("", shown(root)) else { return Map::new() };
+    let mut all = whole(root);
     // The addresses stand where they are used.
     all.remove("ip_sets");
     if let Some(Value::Object(routes)) = all.get_mut("routes") {
@@ -118,32 +122,21 @@ fn spelt_out(item: &Value, sets: &IpSets) -> Vec<Value> {
     }
 }
 
-/// Takes out what may be a secret though it says not where from: a policy with such a mistake is read here too.
-fn blind(key: &str, value: Value) -> Value {
-    match value {
-        Value::String(text) if ["secret", "secrets", "from", "token", "password"].contains(&key) => {
-            if ["env:", "file:", "literal:"].iter().any(|from| text.starts_with(from)) { text.into() } else { "[redacted]".into() }
-        }
-        Value::Array(items) => items.into_iter().map(|item| blind(key, item)).collect(),
-        Value::Object(fields) => fields.into_iter().map(|(key, value)| (key.clone(), blind(&key, value))).collect::<Map<_, _>>().into(),
-        other => other,
-    }
-}
-
-/// What is different, in the order of the keys.
+/// What is different, in the order of the keys. A change of what is not shown is told all the same.
 pub(crate) fn between(old: &Outline, new: &Outline) -> Vec<Change> {
     let mut changes = Vec::new();
-    objects("", &old.effect, &new.effect, &mut changes);
+    objects(&[], &old.effect, &new.effect, &mut changes);
     changes
 }
 
-fn objects(path: &str, old: &Map<String, Value>, new: &Map<String, Value>, changes: &mut Vec<Change>) {
+fn objects(path: &[String], old: &Map<String, Value>, new: &Map<String, Value>, changes: &mut Vec<Change>) {
     let keys: BTreeMap<&String, ()> = old.keys().chain(new.keys()).map(|key| (key, ())).collect();
     for key in keys.into_keys() {
-        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        let path = [path, std::slice::from_ref(key)].concat();
+        let masked = |value: Option<&Value>| value.map(|value| if path[0] == PUBLISHED { value.clone() } else { mask::json_under(&path, value.clone()) });
         match (old.get(key), new.get(key)) {
             (Some(Value::Object(old)), Some(Value::Object(new))) => objects(&path, old, new, changes),
-            (old, new) if old != new => changes.push(Change { path, old: old.cloned(), new: new.cloned() }),
+            (old, new) if old != new => changes.push(Change { path: path.join("."), old: masked(old), new: masked(new) }),
             _ => {}
         }
     }
@@ -258,9 +251,15 @@ mod tests {
         let header = |value: &str| {
             format!("{ROUTE}[destinations.d]\nurl = \"https://me:hunter2{value}@d.example\"\nheaders = {{ Authorization = \"hunter2{value}\" }}\n")
         };
-        for (old, new) in [(bare("literal:hunter2-1"), bare("literal:hunter2-2")), (bare("hunter2-1"), bare("hunter2-2")), (header("1"), header("2"))] {
-            let said: Vec<String> =
-                between(&of(&old), &of(&new)).iter().flat_map(|change| change.lines().into_iter().chain([change.json().to_string()])).collect();
+        for (old, new, changed) in [
+            (bare("literal:hunter2-1"), bare("literal:hunter2-2"), 1),
+            (bare("hunter2-1"), bare("hunter2-2"), 1),
+            (header("1"), header("2"), 2),
+            (header("1"), header("1"), 0),
+        ] {
+            let changes = between(&of(&old), &of(&new));
+            let said: Vec<String> = changes.iter().flat_map(|change| change.lines().into_iter().chain([change.json().to_string()])).collect();
+            assert_eq!(changes.len(), changed, "that it changed is told: {said:?}");
             assert!(!said.join("\n").contains("hunter2"), "{said:?}");
         }
     }

@@ -16,12 +16,10 @@ use std::{
 pub(crate) use self::{diff::outline, route::RouteConfig};
 
 use crate::{
-    admin, client, clock, deliver,
-    event::is_credential,
-    filter, guard, listen, observe,
+    admin, client, clock, deliver, filter, guard, listen, mask, observe,
     problem::{Problem, Source},
     ranges,
-    section::{Inputs, Reader, Section},
+    section::{self, Inputs, Reader, Section},
     state, verify,
 };
 
@@ -45,7 +43,7 @@ pub(crate) struct Config {
     pub(crate) ranges: Vec<Arc<ranges::Ranges>>,
     /// Every file that was read, for the watcher.
     pub(crate) files: BTreeSet<PathBuf>,
-    /// The policy as written, literal secrets and passwords masked: for the admin API.
+    /// The policy as written, without what [`mask`] keeps back: for the admin API.
     pub(crate) shown: serde_json::Value,
 }
 
@@ -71,7 +69,7 @@ pub(crate) fn state_directory(policy: &Path) -> PathBuf {
 
 /// Reads the policy file at `path`; an unreadable one is the only error, everything else is a problem in it.
 pub(crate) fn load(path: &Path) -> Result<Read, String> {
-    let bytes = std::fs::read(path).map_err(|why| format!("the policy file {} cannot be read: {why}", path.display()))?;
+    let bytes = section::bounded(path).map_err(|why| format!("the policy file {} cannot be read: {why}", path.display()))?;
     let text = String::from_utf8(bytes).map_err(|why| format!("the policy file {} is not UTF-8: {why}", path.display()))?;
     let base = path.parent().map(Path::to_owned).unwrap_or_default();
     let inputs = Inputs::system(base, state_directory(path));
@@ -181,7 +179,8 @@ fn public_url(server: &Section<'_>) -> Option<String> {
     let text = server.opt_string("public_url")?;
     let trimmed = text.strip_suffix('/').unwrap_or(&text);
     let good = url::Url::parse(trimmed).is_ok_and(|url| {
-        matches!(url.scheme(), "http" | "https") && url.host().is_some() && url.path() == "/" && url.query().is_none() && url.username().is_empty()
+        let bare = url.query().is_none() && url.fragment().is_none() && url.username().is_empty() && url.password().is_none();
+        matches!(url.scheme(), "http" | "https") && url.host().is_some() && url.path() == "/" && bare
     });
     if !good {
         server.problem("public_url", format!("`{text}` is not a base URL"), "write it like \"https://hooks.example.com\", without a path");
@@ -192,32 +191,12 @@ fn public_url(server: &Section<'_>) -> Option<String> {
 
 /// The policy as JSON, without what must not be shown.
 fn shown(root: &Section<'_>) -> serde_json::Value {
-    let pairs = root.keys().into_iter().filter_map(|key| root.item(&key)?.json().map(|value| (key, masked(value))));
-    serde_json::Value::Object(pairs.collect())
+    mask::json(serde_json::Value::Object(whole(root)))
 }
 
-/// A credential that stands in the policy itself, such as a destination's `headers = { Authorization = "…" }`.
-fn is_bare_credential(key: &str, value: &serde_json::Value) -> bool {
-    let (Some(text), Ok(name)) = (value.as_str(), http::HeaderName::from_bytes(key.as_bytes())) else { return false };
-    is_credential(&name, &http::HeaderValue::from_static("")) && !["env:", "file:"].iter().any(|from| text.starts_with(from))
-}
-
-fn masked(value: serde_json::Value) -> serde_json::Value {
-    match value {
-        serde_json::Value::String(text) if text.starts_with("literal:") => "literal:[redacted]".into(),
-        serde_json::Value::String(text) => match url::Url::parse(&text) {
-            Ok(mut url) if url.password().is_some() => match url.set_password(Some("redacted")) {
-                Ok(()) => String::from(url).into(),
-                Err(()) => "[redacted]".into(),
-            },
-            _ => text.into(),
-        },
-        serde_json::Value::Array(items) => items.into_iter().map(masked).collect(),
-        serde_json::Value::Object(fields) => {
-            fields.into_iter().map(|(key, value)| if is_bare_credential(&key, &value) { (key, "[redacted]".into()) } else { (key, masked(value)) }).collect()
-        }
-        other => other,
-    }
+/// All of it, with its secrets.
+fn whole(root: &Section<'_>) -> serde_json::Map<String, serde_json::Value> {
+    root.keys().into_iter().filter_map(|key| root.item(&key)?.json().map(|value| (key, value))).collect()
 }
 
 #[cfg(test)]
@@ -295,12 +274,84 @@ mod tests {
     }
 
     #[test]
+    fn public_url_is_a_base() {
+        let check = |url: &str, good: bool| {
+            let said = said(&format!("{LEAST}[server]\npublic_url = \"{url}\"\n"));
+            assert_eq!(said.is_empty(), good, "{url}: {said:?}");
+            assert!(!said.join("").contains("hunter2"), "{said:?}");
+        };
+        for good in ["https://hooks.example.com", "https://hooks.example.com/", "http://127.0.0.1:8080"] {
+            check(good, true);
+        }
+        for bad in ["hooks.example.com", "https://a/b", "https://a?b", "https://a#b", "https://me:hunter2@a", "https://:hunter2@a", "ftp://a"] {
+            check(bad, false);
+        }
+    }
+
+    #[test]
     fn what_is_shown_holds_no_secret() {
-        let text = LEAST.replace("env:SECRET", "literal:hunter2hunter2hunter2").replace("127.0.0.1:3000", "me:hunter2@127.0.0.1:3000");
-        let text =
-            format!("{text}[destinations.a]\nurl = \"https://a.example\"\nheaders = {{ Authorization = \"Bearer hunter2\", X-Api-Key = \"hunter2\" }}\n");
-        let read = read(Source { name: "t.toml".into(), text }, Inputs::memory(&[], &[]));
-        let shown = read.config.expect("warnings only").shown.to_string();
-        assert!(!shown.contains("hunter2"), "{shown}");
+        // A secret in every place that a policy has for one, or that takes any text.
+        let text = r#"
+[admin]
+token = "literal:hunter2hunter2hunter2" # hunter2
+[providers.own]
+scheme = "hmac"
+algorithm = "sha256"
+signature = { header = "X-Signature", encoding = "hex" }
+signed = "{param:account}.{body}"
+params = ["account"]
+[filters.a]
+component = "a.wasm"
+config = { password = "hunter2", deep = [{ any = "hunter2" }, "hunter2"] }
+when = "headers['x-token'] == 'hunter2'"
+allow = { secrets = ["literal:hunter2hunter2hunter2"] }
+[destinations.a]
+url = "https://me:hunter2@a.example/hooks?key=hunter2"
+headers = { Authorization = "Bearer hunter2", X-Any = "hunter2", X-From = { from = "literal:hunter2" } }
+[destinations.b]
+urls = ["https://hunter2@b.example", "https://c.example/services/hunter2hunter2hunter2"]
+[routes.a]
+path = "/a"
+verify = { provider = "own", secrets = ["literal:hunter2hunter2hunter2", { from = "literal:hunter2hunter2hunter22", label = "old" }], params = { account = "hunter2" } }
+filters = ["a"]
+deliver = [{ to = "a", when = "query.token == 'hunter2'" }, { to = "http://me:hunter2@127.0.0.1/", required = false }]
+acknowledge = { body = "hunter2" }
+"#;
+        let read = read(Source { name: "t.toml".into(), text: text.into() }, Inputs::memory(&[], &[("a.wasm", b"")]));
+        let printed = read.source.render(&read.problems, false);
+        assert!(!printed.contains("hunter2"), "{printed}");
+        let shown = read.config.unwrap_or_else(|| panic!("warnings only: {printed}")).shown;
+        assert!(!shown.to_string().contains("hunter2"), "{shown}");
+        // And all the rest can be read.
+        let route = &shown["routes"]["a"];
+        assert_eq!((route["path"].as_str(), route["verify"]["provider"].as_str(), route["deliver"][0]["to"].as_str()), (Some("/a"), Some("own"), Some("a")));
+        assert_eq!(shown["destinations"]["a"]["url"], "https://[redacted]@a.example/hooks?[redacted]");
+        assert_eq!(shown["filters"]["a"]["when"], "headers['x-token'] == '[redacted]'");
+    }
+
+    #[test]
+    fn no_mistake_beside_a_secret_prints_it() {
+        for line in [
+            "verify = { provider = \"github\", secret = \"hunter2\", foo = 1 }",
+            "verify = { provider = \"github\", secret = \"literal:hunter2\", foo = 1 }",
+            "verify = { provider = \"github\", secrt = \"hunter2\" }",
+            "verify = { provider = \"githb\", secrt = \"hunter2\" }",
+            "verify = { provider = \"githb\", secret = \"hunter2\" }",
+            "verify = { provider = \"github\", secret = { form = \"hunter2\" } }",
+            "verify = { provider = \"github\", secrets = \"hunter2\" }",
+            "verify = { provider = \"github\", secrets = [\"hunter2\", 5] }",
+            "verify = { provider = \"twilio\", secret = \"hunter2, params = 5 }",
+            "verify = \"hunter2\"",
+            "verify = { provider = \"github\", secret = \"env:NOPE\" } # was hunter2",
+            "hunter = \"hunter2\"",
+            "deliver = \"htps://me:hunter2@a/\"",
+            "deliver = \"http://me:hunter2@a:99999/\"",
+        ] {
+            let text = format!("[routes.a]\npath = 5\n{line}\n");
+            let read = read(Source { name: "t.toml".into(), text }, Inputs::memory(&[], &[]));
+            assert!(read.config.is_none(), "{line}");
+            let printed = read.source.render(&read.problems, false) + &read.problems.iter().map(ToString::to_string).collect::<String>();
+            assert!(!printed.contains("hunter2"), "{line}\n{printed}");
+        }
     }
 }

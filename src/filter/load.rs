@@ -149,13 +149,17 @@ impl Filter {
             return Err(fault(Cause::NotStateless));
         }
         check_config(settings, about.config_schema.as_deref())?;
-        shared.metrics.quarantined(false);
         let quarantine = settings.quarantine.map(|quarantine| Mutex::new(Quarantine::new(quarantine)));
         Ok(Arc::new(Self { shared, about, pre, idle: Mutex::default(), quarantine }))
     }
 
     pub(crate) fn name(&self) -> &str {
         self.shared.name()
+    }
+
+    /// It takes the place of the one before, whose quarantine ends with it.
+    pub(crate) fn begin(&self) {
+        self.shared.metrics.quarantined(false);
     }
 
     #[cfg(test)]
@@ -320,7 +324,8 @@ fn check_config(settings: &Settings, schema: Option<&str>) -> Result<(), Fault> 
         .map(|error| {
             let place = error.instance_path().to_string();
             let place = if place.is_empty() { "config".to_owned() } else { place };
-            clean(&format!("{place}: {error}"), 300)
+            // A value may be a secret: it is not quoted.
+            clean(&format!("{place}: {}", error.masked_with("the value")), 300)
         })
         .collect();
     if lines.is_empty() { Ok(()) } else { Err(fault(Cause::Config(lines))) }

@@ -463,11 +463,11 @@ fn mistakes_show_at_load() {
     check(&config("schema = \"{\""), "the config schema that it ships is not a JSON Schema: EOF");
     check(&config("schema = \"{\\\"type\\\":5}\""), "the config schema that it ships is not a JSON Schema: ");
     check(&config("schema = \"{\\\"$ref\\\":\\\"https://example.com/s\\\"}\""), "is not a JSON Schema: ");
-    check(&config("schema = \"closed\", do = \"loop\""), "`config` does not fit the filter's schema: /do: \"loop\" is not one of");
+    check(&config("schema = \"closed\", do = \"loop\""), "`config` does not fit the filter's schema: /do: the value is not one of");
     check(&config("schema = \"closed\", dont = \"pass\""), "config: Additional properties are not allowed ('dont' was unexpected)");
     check(&format!("{}\nreuse = 2", config("do = \"pass\"")), "it does not call itself stateless, so `reuse` must be 1");
     check("component = \"redact.wasm\"", "config: \"fields\" is a required property");
-    check("component = \"redact.wasm\"\nconfig = { fields = [\"a\"] }", "/fields/0: \"a\" does not match");
+    check("component = \"redact.wasm\"\nconfig = { fields = [\"a\"] }", "/fields/0: the value does not match");
     check("component = \"route-by-event.wasm\"\nconfig = { table = { \"a*b\" = \"x\" } }", "does not match");
 }
 
