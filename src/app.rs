@@ -169,7 +169,9 @@ pub(crate) enum Failure {
     /// The policy has errors; they are rendered.
     Policy(String),
     /// Something that the policy names cannot be opened.
-    Open(Problem),
+    Open(Vec<Problem>),
+    /// The same, rendered.
+    Opening(String),
     /// There is no policy, or it cannot be read.
     Unreadable(String),
     /// Something else, in words.
@@ -179,8 +181,8 @@ pub(crate) enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Policy(text) => f.write_str(text),
-            Self::Open(problem) => problem.fmt(f),
+            Self::Policy(text) | Self::Opening(text) => f.write_str(text),
+            Self::Open(problems) => problems.iter().try_for_each(|problem| writeln!(f, "{problem}")),
             Self::Unreadable(text) | Self::Start(text) => f.write_str(text),
         }
     }
@@ -188,7 +190,7 @@ impl fmt::Display for Failure {
 
 impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
-        Self::Open(problem)
+        Self::Open(vec![problem])
     }
 }
 
@@ -224,7 +226,7 @@ pub(crate) fn run(path: &Path, ready_file: Option<&Path>) -> Result<(), Failure>
         if config.log.for_people() {
             anstream::eprint!("{shown}");
         } else {
-            read.problems.iter().for_each(|problem| warn!(policy = %path.display(), "{problem}"));
+            read.problems.iter().for_each(|problem| warn!(policy = %path.display(), "{}", read.source.place(problem.clone())));
         }
     }
     let state_dir = config::state_directory(path);
@@ -238,7 +240,13 @@ pub(crate) fn run(path: &Path, ready_file: Option<&Path>) -> Result<(), Failure>
     let result = runtime.block_on(serve(path, config, state_dir, clock, ready_file));
     // Blocking work that is still under way (a compilation for a reload) must not keep a stopped gate alive.
     runtime.shutdown_timeout(Duration::from_millis(200));
-    result
+    result.map_err(|why| match why {
+        Failure::Open(problems) => {
+            let placed: Vec<Problem> = problems.into_iter().map(|problem| read.source.place(problem)).collect();
+            Failure::Opening(read.source.render(&placed, std::io::IsTerminal::is_terminal(&std::io::stderr())))
+        }
+        other => other,
+    })
 }
 
 /// What opening the policy would say, without touching sockets or state: for `check`.
@@ -251,7 +259,7 @@ pub(crate) fn try_out(config: &Config) -> Vec<Problem> {
     };
     let keys = Keys::new(None, clock.clone(), metrics.clone());
     let opener = Opener::new(clock, metrics, engine, Arc::default(), keys);
-    opener.open(config, 1).err().into_iter().collect()
+    opener.open(config, 1).err().unwrap_or_default()
 }
 
 /// The state directory, for this user alone.
@@ -288,7 +296,7 @@ async fn serve(path: &Path, config: Config, state_dir: PathBuf, clock: Clock, re
     .await?;
     let gate = Arc::new(Gate {
         clock: clock.clone(),
-        policy: ArcSwap::from_pointee(policy?),
+        policy: ArcSwap::from_pointee(opener.keep(policy.map_err(Failure::Open)?)),
         state,
         budget: listener.budget(),
         audit,
@@ -347,7 +355,10 @@ async fn serve(path: &Path, config: Config, state_dir: PathBuf, clock: Clock, re
     if let Some(file) = ready_file {
         let addresses: Vec<String> = running.addresses().iter().map(ToString::to_string).collect();
         let text = serde_json::json!({ "listen": addresses, "admin": admin.as_ref().map(|a| a.address().to_string()) }).to_string();
-        std::fs::write(file, text).map_err(|why| Failure::Start(format!("{} cannot be written: {why}", file.display())))?;
+        // Under another name first: who waits for it never reads half of it.
+        let half = file.with_extension("new");
+        let written = std::fs::write(&half, text).and_then(|()| std::fs::rename(&half, file));
+        written.map_err(|why| Failure::Start(format!("{} cannot be written: {why}", file.display())))?;
     }
     let drain_timeout = config.listen.drain_timeout;
     let mut gate_running = Running { path: path.to_owned(), config, gate: gate.clone(), opener, control, admin, readiness: readiness.clone(), state_dir };
@@ -475,12 +486,14 @@ async fn reload(running: &mut Running, watch: &mut Watch) -> Result<Vec<Problem>
     // A refused policy's files are watched too, so that mending one of them is noticed.
     let files: BTreeSet<PathBuf> = read.files.union(&running.config.files).cloned().collect();
     watch.follow(&files);
+    let placed = |problems: Vec<Problem>| -> Vec<Problem> { problems.into_iter().map(|problem| read.source.place(problem)).collect() };
+    let refused = |problems: Vec<Problem>| Refused(placed(problems));
     let Some(config) = read.config else {
-        return Err(Refused(read.problems.into_iter().filter(|problem| problem.severity == crate::problem::Severity::Error).collect()));
+        return Err(refused(read.problems.into_iter().filter(|problem| problem.severity == crate::problem::Severity::Error).collect()));
     };
     let late = restart_needed(&running.config, &config);
     if !late.is_empty() {
-        return Err(Refused(late));
+        return Err(refused(late));
     }
     let generation = running.gate.policy.load().generation + 1;
     let opener = running.opener.clone();
@@ -490,23 +503,26 @@ async fn reload(running: &mut Running, watch: &mut Watch) -> Result<Vec<Problem>
     })
     .await
     .map_err(|why| whole(why.to_string()))?;
-    let policy = opened.map_err(|problem| Refused(vec![problem]))?;
+    let opened = opened.map_err(&refused)?;
     let token = match &config.admin {
         Some(settings) => Some(admin::Token::load(settings, &running.state_dir).map_err(|why| whole(format!("the admin token: {why}")))?),
         None => None,
     };
     // The last step that may fail; what follows cannot.
-    running.control.reload(&config.listen, context(&config)).map_err(|problem| Refused(vec![problem]))?;
+    running.control.reload(&config.listen, context(&config)).map_err(|problem| refused(vec![problem]))?;
     let config = adopt_ranges(&running.opener, config).await.map_err(|why| whole(why.to_string()))?;
-    running.gate.policy.store(Arc::new(policy));
+    running.gate.policy.store(Arc::new(running.opener.keep(opened)));
     if let (Some(admin), Some(settings), Some(token)) = (&running.admin, &config.admin, token) {
+        if let Some(file) = &token.made {
+            warn!(file = %file.display(), "made an admin token: the policy names none any more");
+        }
         admin.configure(settings, token.secret);
     }
     running.gate.audit.configure(config.log.audit.clone());
     observe::setup::start(&config.log);
     watch.follow(&config.files);
     running.config = config;
-    Ok(read.problems) // without an error there are only warnings
+    Ok(placed(read.problems)) // without an error there are only warnings
 }
 
 /// What only a restart can change is refused as such, never half taken over.

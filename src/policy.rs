@@ -63,26 +63,44 @@ pub(crate) struct Opener {
     pub(crate) keys: Arc<Keys>,
     /// The address ranges in use, for whoever keeps them current.
     pub(crate) ranges: Arc<ranges::Book>,
-    /// Filters of the generation before, by name, with what made them.
-    filters: Mutex<HashMap<String, (filter::Settings, Arc<filter::Filter>)>>,
+    /// Of the generation in force.
+    kept: Mutex<Kept>,
+}
+
+/// What was opened, by name, with the settings that made it: what these still say goes on as it is.
+#[derive(Default)]
+struct Kept {
+    filters: HashMap<String, (filter::Settings, Arc<filter::Filter>)>,
+    destinations: HashMap<String, (deliver::Settings, Arc<deliver::Destination>)>,
+}
+
+/// A policy whose every part is open, not yet in force.
+pub(crate) struct Opened {
+    policy: Policy,
+    kept: Kept,
 }
 
 impl Opener {
     pub(crate) fn new(clock: Clock, metrics: Arc<Metrics>, engine: filter::Engine, inspector: Arc<deliver::inspector::Store>, keys: Arc<Keys>) -> Self {
         let limiters = guard::rate::Limiters::new(clock.clone());
-        Self { clock, metrics, engine, limiters, inspector, keys, ranges: Arc::default(), filters: Mutex::default() }
+        Self { clock, metrics, engine, limiters, inspector, keys, ranges: Arc::default(), kept: Mutex::default() }
     }
 
-    /// Opens a config: compiles its filters, makes its clients. Blocking; either all of it stands afterwards, or the problem says what
-    /// does not.
-    pub(crate) fn open(&self, config: &Config, generation: u64) -> Result<Policy, Problem> {
-        let filters = self.filters(config)?;
-        let destinations = Arc::new(self.destinations(config)?);
+    /// Opens a config: compiles its filters, makes its clients. Blocking; either all of it stands afterwards, or the problems say what
+    /// does not. What is in force is left as it is: see [`Opener::keep`].
+    pub(crate) fn open(&self, config: &Config, generation: u64) -> Result<Opened, Vec<Problem>> {
+        let mut problems = Vec::new();
+        let kept = {
+            let before = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            Kept { filters: self.filters(config, &before, &mut problems), destinations: self.destinations(config, &before, &mut problems) }
+        };
+        let filters = &kept.filters;
+        let destinations: Arc<deliver::Destinations> = Arc::new(kept.destinations.values().map(|(_, destination)| destination.clone()).collect());
         let mut routes = Vec::with_capacity(config.routes.len());
         for rules in &config.routes {
             let name: Arc<str> = rules.name.as_str().into();
             for source in rules.verify.sources() {
-                self.keys.connect(&source).map_err(|why| Problem::error(format!("routes.{name}.verify"), None, why))?;
+                problems.extend(self.keys.connect(&source).err().map(|why| Problem::error(format!("routes.{name}.verify"), None, why)));
             }
             let provider = rules.verify.provider().map_or("", |provider| provider);
             routes.push(Arc::new(Route {
@@ -93,7 +111,7 @@ impl Opener {
                     failures: rules.verify_failures.as_ref().map(|limit| self.limiters.failures(&name, limit)),
                     head: rules.head,
                 },
-                filters: rules.filters.iter().filter_map(|name| filters.get(name).cloned()).collect(),
+                filters: rules.filters.iter().filter_map(|name| filters.get(name)).map(|(_, filter)| filter.clone()).collect(),
                 destinations: destinations.clone(),
                 metrics: self.metrics.route(&name, provider, rules.verify.labels()),
                 credentials: rules.verify.credential_headers(),
@@ -102,41 +120,123 @@ impl Opener {
                 name,
             }));
         }
-        Ok(Policy {
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let policy = Policy {
             generation,
             clients: config.clients.clone(),
             public_url: config.public_url.clone(),
             table: config.table.clone(),
             routes,
             shown: serde_json::json!({ "generation": generation, "policy": config.shown }),
-        })
+        };
+        Ok(Opened { policy, kept })
     }
 
-    /// Every named destination, and those that routes name by their URL.
-    fn destinations(&self, config: &Config) -> Result<deliver::Destinations, Problem> {
-        let anonymous = config.routes.iter().filter_map(|route| route.deliver.anonymous());
-        let open = |settings: &deliver::Settings| {
-            deliver::Destination::open(settings, self.metrics.destination(&settings.name), &self.inspector)
-                .map_err(|why| Problem::error(format!("destinations.{}", settings.name), None, why))
+    /// Puts what was opened in the place of what is in force, and hands out the policy: the last step of a change.
+    pub(crate) fn keep(&self, opened: Opened) -> Policy {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, (_, filter)) in &opened.kept.filters {
+            if !kept.filters.get(name).is_some_and(|(_, before)| Arc::ptr_eq(before, filter)) {
+                filter.begin();
+            }
+        }
+        *kept = opened.kept;
+        opened.policy
+    }
+
+    /// Every named destination, and those that routes name by their URL. One whose settings did not change is the same as before, with
+    /// its connections and what it knows of its receivers.
+    fn destinations(&self, config: &Config, before: &Kept, problems: &mut Vec<Problem>) -> HashMap<String, (deliver::Settings, Arc<deliver::Destination>)> {
+        let named = config.destinations.iter().map(|settings| (format!("destinations.{}.tls", settings.name), settings));
+        let anonymous = config.routes.iter().filter_map(|route| Some((format!("routes.{}.deliver", route.name), route.deliver.anonymous()?)));
+        let open = |(key, settings): (String, &deliver::Settings)| {
+            let destination = match before.destinations.get(&settings.name) {
+                Some((known, destination)) if known == settings => destination.clone(),
+                _ => match deliver::Destination::open(settings, self.metrics.destination(&settings.name), &self.inspector) {
+                    Ok(destination) => destination,
+                    Err(why) => {
+                        problems.push(Problem::error(key, None, why));
+                        return None;
+                    }
+                },
+            };
+            Some((settings.name.clone(), (settings.clone(), destination)))
         };
-        config.destinations.iter().chain(anonymous).map(open).collect()
+        named.chain(anonymous).filter_map(open).collect()
     }
 
     /// The filters by name. One whose settings did not change is the same as before, with its instances and its quarantine.
-    fn filters(&self, config: &Config) -> Result<HashMap<String, Arc<filter::Filter>>, Problem> {
-        let mut kept = self.filters.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut by_name = HashMap::new();
-        let mut next = HashMap::new();
-        for settings in &config.filters {
-            let filter = match kept.get(settings.name()) {
+    fn filters(&self, config: &Config, before: &Kept, problems: &mut Vec<Problem>) -> HashMap<String, (filter::Settings, Arc<filter::Filter>)> {
+        let open = |settings: &filter::Settings| {
+            let filter = match before.filters.get(settings.name()) {
                 Some((known, filter)) if known.same_as(settings) => filter.clone(),
-                _ => filter::Filter::load(&self.engine, settings, self.clock.clone(), &self.metrics)
-                    .map_err(|fault| Problem::error(format!("filters.{}", settings.name()), None, fault.to_string()))?,
+                _ => match filter::Filter::load(&self.engine, settings, self.clock.clone(), &self.metrics) {
+                    Ok(filter) => filter,
+                    Err(fault) => {
+                        problems.push(Problem::error(format!("filters.{}.{}", settings.name(), fault.key()), None, fault.to_string()));
+                        return None;
+                    }
+                },
             };
-            next.insert(settings.name().to_owned(), (settings.clone(), filter.clone()));
-            by_name.insert(settings.name().to_owned(), filter);
-        }
-        *kept = next;
-        Ok(by_name)
+            Some((settings.name().to_owned(), (settings.clone(), filter)))
+        };
+        config.filters.iter().filter_map(open).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{problem::Source, section::Inputs};
+
+    const ROUTE: &str = "[routes.r]\npath = \"/r\"\nverify = \"none\"\ndeliver = \"http://127.0.0.1:1/\"\n";
+
+    fn config(text: &str, token: &str) -> Config {
+        let read = crate::config::read(
+            Source { name: "t.toml".into(), text: format!("{ROUTE}{text}") },
+            Inputs::memory(&[("TOKEN", token)], &[("bad.wasm", b"no component"), ("worse.wasm", b"\0asm")]),
+        );
+        read.config.unwrap_or_else(|| panic!("{text}: {:?}", read.problems))
+    }
+
+    fn opener() -> Opener {
+        let clock = Clock::hand(0);
+        let metrics = Metrics::with_clock("0", clock.clone());
+        let engine = filter::Engine::new(None).expect("an engine");
+        Opener::new(clock.clone(), metrics.clone(), engine, Arc::default(), Keys::new(None, clock, metrics))
+    }
+
+    fn destination(policy: &Policy, name: &str) -> Arc<deliver::Destination> {
+        policy.routes[0].destinations.get(name).expect("it is there").clone()
+    }
+
+    const TWO: &str =
+        "[destinations.a]\nurl = \"http://127.0.0.1:2/\"\nheaders = { X-Token = { from = \"env:TOKEN\" } }\n[destinations.b]\nurl = \"http://127.0.0.1:3/\"\n";
+
+    #[test]
+    fn destinations_that_did_not_change_go_on() {
+        let opener = opener();
+        let open = |text: &str, token: &str| opener.keep(opener.open(&config(text, token), 1).unwrap_or_else(|problems| panic!("{problems:?}")));
+        let first = open(TWO, "one");
+        let check = |policy: &Policy, same: [bool; 3]| {
+            let got = ["a", "b", "r"].map(|name| Arc::ptr_eq(&destination(&first, name), &destination(policy, name)));
+            assert_eq!(got, same);
+        };
+        check(&open(TWO, "one"), [true, true, true]);
+        check(&open(&format!("{TWO}timeout = \"1s\"\n"), "one"), [true, false, true]);
+        check(&open(TWO, "another"), [false, false, true]);
+    }
+
+    #[test]
+    fn a_policy_that_cannot_be_opened_tells_all_and_changes_nothing() {
+        let opener = opener();
+        let first = opener.keep(opener.open(&config(TWO, "one"), 1).unwrap_or_else(|problems| panic!("{problems:?}")));
+        let bad = config("[filters.one]\ncomponent = \"bad.wasm\"\n[filters.two]\ncomponent = \"worse.wasm\"\n", "one");
+        let problems = opener.open(&bad, 2).err().expect("no components");
+        assert_eq!(problems.iter().map(|problem| problem.key.as_str()).collect::<Vec<_>>(), ["filters.one.component", "filters.two.component"]);
+        let again = opener.keep(opener.open(&config(TWO, "one"), 2).unwrap_or_else(|problems| panic!("{problems:?}")));
+        assert!(Arc::ptr_eq(&destination(&first, "a"), &destination(&again, "a")));
     }
 }

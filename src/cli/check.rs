@@ -49,7 +49,8 @@ pub(crate) fn run(policy: &super::PolicyArgs, args: &CheckArgs) -> ExitCode {
     };
     if let Some(config) = &read.config {
         // What the policy names is opened as the gate would, but for sockets and state.
-        read.problems.extend(app::try_out(config));
+        let opening = app::try_out(config).into_iter().map(|problem| read.source.place(problem)).collect::<Vec<_>>();
+        read.problems.extend(opening);
     }
     let changes = match args.against.as_deref().map(|old| changes(old, &path)) {
         Some(Ok(changes)) => Some(changes),

@@ -33,6 +33,10 @@ pub(crate) fn run(policy: &super::PolicyArgs, args: &RunArgs) -> ExitCode {
             super::complain(&format!("the policy {} has errors; `hooklatch check` shows them too", path.display()));
             ExitCode::from(super::BAD)
         }
+        Err(Failure::Opening(text)) => {
+            anstream::eprint!("{text}");
+            ExitCode::from(super::BAD)
+        }
         Err(why @ Failure::Unreadable(_)) => {
             super::complain(&why.to_string());
             ExitCode::from(super::USAGE)

@@ -24,7 +24,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One destination as the policy has it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Settings {
     pub(crate) name: String,
     pub(super) to: To,
@@ -33,13 +33,13 @@ pub(crate) struct Settings {
     pub(super) concurrency: Option<usize>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum To {
     Http(Http),
     Inspector,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Http {
     /// One or more; with several they are balanced.
     pub(super) addresses: Vec<Address>,

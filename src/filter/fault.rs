@@ -59,6 +59,25 @@ impl Fault {
         Self { filter: filter.to_owned(), cause }
     }
 
+    /// The key of the filter's table that a fault at loading is about.
+    pub(crate) const fn key(&self) -> &'static str {
+        match &self.cause {
+            Cause::Config(_) => "config",
+            Cause::NotStateless => "reuse",
+            Cause::Engine(_)
+            | Cause::NotAFilter(_)
+            | Cause::UnknownImport(_)
+            | Cause::Describe(_)
+            | Cause::Schema(_)
+            | Cause::Failed(_)
+            | Cause::Trapped { .. }
+            | Cause::Limit(_)
+            | Cause::BadOutcome(_)
+            | Cause::NotBuilt(_)
+            | Cause::Quarantined => "component",
+        }
+    }
+
     /// One word of a closed list: the metric's `kind`.
     pub(crate) const fn kind(&self) -> &'static str {
         match &self.cause {

@@ -77,6 +77,30 @@ async fn a_reload_takes_effect_and_a_broken_one_keeps_the_old_policy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reload_keeps_the_connections_to_receivers() {
+    let receiver = Receiver::start().await;
+    let gate = Setup::github(&receiver, "").server("workers = 1").start().await;
+    for n in 0..5 {
+        assert_eq!(Post::github(format!("{{\"n\":{n}}}")).send(&gate).await.status, 200);
+        gate.rewrite(&github_route(&receiver, &format!("query = [\"a{n}\"]")));
+        gate.reload("ok").await;
+    }
+    assert_eq!(receiver.connections(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_opened_is_told_with_its_line_and_the_old_policy_serves() {
+    let receiver = Receiver::start().await;
+    let gate = Setup::github(&receiver, "").file("bad.wasm", "no component").start().await;
+    gate.rewrite(&github_route(&receiver, "[filters.bad]\ncomponent = \"bad.wasm\""));
+    gate.reload("refused").await;
+    let policy = std::fs::read_to_string(gate.path("hooklatch.toml")).expect("the policy is there");
+    let line = policy.lines().position(|line| line.starts_with("component")).expect("it is there") + 1;
+    assert!(gate.log().contains(&format!("line {line}: filters.bad.component: filter `bad`")), "{}", gate.log());
+    assert_eq!(Post::github("{}").send(&gate).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_changed_policy_file_is_loaded_without_a_signal() {
     let receiver = Receiver::start().await;
     let gate = Setup::github(&receiver, "").start().await;

@@ -104,6 +104,20 @@ async fn the_retry_of_a_failed_delivery_is_delivered_with_the_same_event_id() {
     assert_eq!(receiver.count(), 3);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn attempts_are_counted_over_a_restart() {
+    let receiver = Receiver::acting(|seen| if seen.nth < 3 { Act::Answer(503, "not yet") } else { Act::Answer(200, "ok") }).await;
+    let mut gate = Setup::github(&receiver, "").state("persist_within = \"0s\"").start().await;
+    for _ in 0..2 {
+        assert_eq!(Post::github(EVENT).send(&gate).await.status, 503);
+        assert_eq!(Post::github(EVENT).send(&gate).await.status.is_success(), receiver.count() > 3);
+        gate.kill();
+        gate.restart().await;
+    }
+    let attempts: Vec<String> = receiver.seen().iter().map(|seen| seen.header("hooklatch-attempt").to_owned()).collect();
+    assert_eq!(attempts, ["1", "2", "3", "4"]);
+}
+
 /// Two branches: `main` decides the answer, `side` does not.
 fn branches(main: &Receiver, side: &Receiver) -> Setup {
     Setup::new(format!(
