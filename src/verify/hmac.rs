@@ -47,7 +47,8 @@ pub(super) fn algorithm(section: &Section<'_>) -> Option<Algorithm> {
 pub(super) fn recipe(section: &Section<'_>, context: &Context<'_>, made: Made) -> Option<Recipe> {
     let key_pair = matches!(made, Made::KeyPair(_));
     let signatures = signatures(section, context, key_pair);
-    let key = section.opt_section("key").filter(|_| !key_pair).map(|table| {
+    let key = if key_pair { None } else { section.opt_section("key") };
+    let key = key.map(|table| {
         let key = KeyForm::read(&table);
         table.finish();
         key

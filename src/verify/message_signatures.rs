@@ -469,6 +469,7 @@ impl Bound {
             dictionary(&text, name)
         };
         let (inputs, signatures) = (header(&INPUT)?, header(&SIGNATURE)?);
+        let written = field(facts, &SIGNATURE).unwrap_or_default();
         let mut found = Vec::new();
         for (label, entry) in inputs {
             if self.settings.label.as_ref().is_some_and(|wanted| wanted != label.as_str()) {
@@ -485,6 +486,11 @@ impl Bound {
                 Some(ListEntry::Item(Item { bare_item: BareItem::ByteSequence(bytes), .. })) if !bytes.is_empty() => bytes.clone(),
                 Some(_) => return Err(malformed("a member of `signature` is not a byte sequence")),
             };
+            // The parser forgives missing padding and loose trailing bits; a signature is written in one way.
+            let canonical = format!(":{}:", BASE64.encode(&signature));
+            if !written.windows(canonical.len()).any(|window| window == canonical.as_bytes()) {
+                return Err(malformed("a member of `signature` is not written in base64 as it should be"));
+            }
             found.push(Candidate { input, signature });
             if found.len() > MAX_SIGNATURES {
                 return Err(malformed(format!("more than {MAX_SIGNATURES} signatures")));
@@ -660,5 +666,326 @@ impl Judge for Bound {
             Verification::Content => Vec::new(),
             _ => vec![("the signature need not cover the body", "add \"content-digest\" to `covers`, if the sender sends it")],
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::{HeaderMap, HeaderValue, Method as HttpMethod};
+
+    use super::*;
+    use crate::{
+        secret::Secret,
+        verify::{
+            key::KeyEncoding,
+            public_key::{parse, samples},
+        },
+    };
+
+    const CREATED: i64 = 1_618_884_473;
+    const BODY: &str = "{\"hello\": \"world\"}";
+    const TEST_REQUEST: &[(&str, &str)] = &[
+        ("host", "example.com"),
+        ("date", "Tue, 20 Apr 2021 02:07:55 GMT"),
+        ("content-type", "application/json"),
+        ("content-digest", "sha-512=:WZDPaVn/7XgHaAy8pmojAkGWoRx2UFChF41A2svX+TaPm+AbwAgBWnrIiYllu7BNNyealdVLvRwEmTHWXvJwew==:"),
+        ("content-length", "18"),
+    ];
+
+    fn settings(algorithms: &[Alg], covers: &[&str]) -> Settings {
+        Settings {
+            algorithms: algorithms.to_vec(),
+            covers: covers.iter().map(|name| (*name).to_owned()).collect(),
+            covers_body: false,
+            label: None,
+            tag: None,
+            created: true,
+            tolerance: Duration::from_secs(300),
+            future: Duration::from_secs(300),
+            key: KeyForm { encoding: KeyEncoding::Base64, ..KeyForm::default() },
+        }
+    }
+
+    fn all() -> Vec<Alg> {
+        ALGORITHMS.iter().map(|(_, alg)| *alg).collect()
+    }
+
+    /// With the keys of RFC 9421, B.1.
+    fn bound(settings: &Settings) -> Box<dyn Judge> {
+        let secret = Secret::new("shared", b"uzvJfB4u3N0Jy4T7NZ75MDVcr8zSTInedJtkgcu46YW4XByzNJjxBdtjUkdJPBtbmHhIDi6pcl8jsasjlTMtDQ==".to_vec(), None);
+        let secrets = if settings.algorithms.contains(&Alg::HmacSha256) { vec![secret] } else { Vec::new() };
+        let keys = samples::trusted();
+        settings.bind(&Means { secrets: &secrets, public_keys: &keys, ..Means::default() }).expect("keys for every algorithm")
+    }
+
+    fn judge(judge: &dyn Judge, url: (&str, &str), method: &str, headers: &[(&str, &str)], body: &str, now: i64) -> Result<String, Reason> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(HeaderName::from_bytes(name.as_bytes()).expect("a name"), HeaderValue::from_str(value).expect("a value"));
+        }
+        let method = HttpMethod::from_bytes(method.as_bytes()).expect("a method");
+        let facts = Facts { method: &method, base: url.0, target: url.1, headers: &map };
+        let chunks = Chunks::from(Bytes::copy_from_slice(body.as_bytes()));
+        judge.prepare(&facts, now * 1000).map_err(|why| why.reason)?;
+        judge.finish(&facts, &chunks, now * 1000).map(|held| held.label.to_string()).map_err(|why| why.reason)
+    }
+
+    /// The test request of RFC 9421, B.2, with a signature.
+    fn check(settings: &Settings, label: &str, input: &str, signature: &str, want: Result<&str, Reason>) {
+        let (input, signature) = (format!("{label}={input}"), format!("{label}=:{signature}:"));
+        let mut headers = TEST_REQUEST.to_vec();
+        headers.extend([("signature-input", &*input), ("signature", &*signature)]);
+        let got = judge(&*bound(settings), ("https://example.com", "/foo?param=Value&Pet=dog"), "POST", &headers, BODY, CREATED + 10);
+        assert_eq!(got.as_deref(), want.as_deref(), "{input}");
+        // Nothing of it holds for another body where the digest is covered.
+        if want.is_ok() && input.contains("content-digest") {
+            let got = judge(&*bound(settings), ("https://example.com", "/foo?param=Value&Pet=dog"), "POST", &headers, "{\"hello\": \"World\"}", CREATED + 10);
+            assert_eq!(got, Err(Reason::SignatureMismatch));
+        }
+    }
+
+    const B21: &str = "d2pmTvmbncD3xQm8E9ZV2828BjQWGgiwAaw5bAkgibUopemLJcWDy/lkbbHAve4cRAtx31Iq786U7it++wgGxbtRxf8Udx7zFZsckzXaJMkA7ChG52eSkFxykJeNqsrWH5S+oxNFlD4dzVuwe8DhTSja8xxbR/Z2cOGdCbzR72rgFWhzx2VjBqJzsPLMIQKhO4DGezXehhWwE56YCE+O6c0mKZsfxVrogUvA4HELjVKWmAvtl6UnCh8jYzuVG5WSb/QEVPnP5TmcAnLH1g+s++v6d4s8m0gCw1fV5/SITLq9mhho8K3+7EPYTU8IU1bLhdxO5Nyt8C8ssinQ98Xw9Q==";
+    const B22: &str = "LjbtqUbfmvjj5C5kr1Ugj4PmLYvx9wVjZvD9GsTT4F7GrcQEdJzgI9qHxICagShLRiLMlAJjtq6N4CDfKtjvuJyE5qH7KT8UCMkSowOB4+ECxCmT8rtAmj/0PIXxi0A0nxKyB09RNrCQibbUjsLS/2YyFYXEu4TRJQzRw1rLEuEfY17SARYhpTlaqwZVtR8NV7+4UKkjqpcAoFqWFQh62s7Cl+H2fjBSpqfZUJcsIk4N6wiKYd4je2U/lankenQ99PZfB4jY3I5rSV2DSBVkSFsURIjYErOs0tFTQosMTAoxk//0RoKUqiYY8Bh0aaUEb0rQl3/XaVe4bXTugEjHSw==";
+    const B23: &str = "bbN8oArOxYoyylQQUU6QYwrTuaxLwjAC9fbY2F6SVWvh0yBiMIRGOnMYwZ/5MR6fb0Kh1rIRASVxFkeGt683+qRpRRU5p2voTp768ZrCUb38K0fUxN0O0iC59DzYx8DFll5GmydPxSmme9v6ULbMFkl+V5B1TP/yPViV7KsLNmvKiLJH1pFkh/aYA2HXXZzNBXmIkoQoLd7YfW91kE9o/CCoC1xMy7JA1ipwvKvfrs65ldmlu9bpG6A9BmzhuzF8Eim5f8ui9eH8LZH896+QIF61ka39VBrohr9iyMUJpvRX2Zbhl5ZJzSRxpJyoEZAFL2FUo5fTIztsDZKEgM4cUA==";
+    const B22_INPUT: &str =
+        "(\"@authority\" \"content-digest\" \"@query-param\";name=\"Pet\");created=1618884473;keyid=\"test-key-rsa-pss\";tag=\"header-example\"";
+    const B23_INPUT: &str = "(\"date\" \"@method\" \"@path\" \"@query\" \"@authority\" \"content-type\" \"content-digest\" \"content-length\");created=1618884473;keyid=\"test-key-rsa-pss\"";
+    const B25_INPUT: &str = "(\"date\" \"@authority\" \"content-type\");created=1618884473;keyid=\"test-shared-secret\"";
+    const B25: &str = "pxcQw6G3AjtMBQjwo8XzkZf/bws5LelbaMk5rGIGtE8=";
+    const B26_INPUT: &str = "(\"date\" \"@method\" \"@path\" \"@authority\" \"content-type\" \"content-length\");created=1618884473;keyid=\"test-key-ed25519\"";
+    const B26: &str = "wqcAqbmYJ2ji2glfAMaRy4gruYYnx2nEFN2HN6jrnDnQCK1u02Gb04v9EDgwUPiu4A0w6vuQv5lIp5WPpBKRCw==";
+
+    #[test]
+    fn the_examples_of_rfc_9421_hold() {
+        let any = settings(&all(), &[]);
+        check(&any, "sig-b21", "();created=1618884473;keyid=\"test-key-rsa-pss\";nonce=\"b3k2pp5k7z-50gnwp.yemd\"", B21, Ok("#1"));
+        check(&any, "sig-b22", B22_INPUT, B22, Ok("#1"));
+        check(&any, "sig-b23", B23_INPUT, B23, Ok("#1"));
+        check(&any, "sig-b25", B25_INPUT, B25, Ok("shared"));
+        check(&any, "sig-b26", B26_INPUT, B26, Ok("#1"));
+        // Of one example none of the others' parameters hold.
+        check(&any, "sig-b26", B25_INPUT, B26, Err(Reason::SignatureMismatch));
+        check(&any, "sig-b25", B25_INPUT, "AAAA", Err(Reason::SignatureMismatch));
+
+        // B.2.4 signs a response: its bytes verify, but no request has a status.
+        let base = "\"@status\": 200\n\"content-type\": application/json\n\"content-digest\": sha-512=:mEWXIS7MaLRuGgxOBdODa3xqM1XdEvxoYhvlCFJ41QJgJc4GTsPp29l5oGX69wWdXymyU0rjJuahq4l5aGgfLQ==:\n\"content-length\": 23\n\"@signature-params\": (\"@status\" \"content-type\" \"content-digest\" \"content-length\");created=1618884473;keyid=\"test-key-ecc-p256\"";
+        let b24 = "wNmSUAhwb5LxtOtOpNa6W5xj067m5hFrj0XQ4fvpaCLx0NKocgPquLgyahnzDnDAUy5eCdlYUEkLIj+32oiasw==";
+        let key = parse(samples::P256.as_bytes()).expect("a key").remove(0);
+        assert!(key.verify(Algorithm::Ecdsa(Curve::P256, Layout::Raw), base.as_bytes(), &BASE64.decode(b24.as_bytes()).expect("base64")));
+        check(&any, "sig-b24", "(\"@status\" \"content-type\");created=1618884473;keyid=\"test-key-ecc-p256\"", b24, Err(Reason::SignatureMalformed));
+
+        // B.3: a proxy's signature over the certificate that it saw.
+        let certificate = ":MIIBqDCCAU6gAwIBAgIBBzAKBggqhkjOPQQDAjA6MRswGQYDVQQKDBJMZXQncyBBdXRoZW50aWNhdGUxGzAZBgNVBAMMEkxBIEludGVybWVkaWF0ZSBDQTAeFw0yMDAxMTQyMjU1MzNaFw0yMTAxMjMyMjU1MzNaMA0xCzAJBgNVBAMMAkJDMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE8YnXXfaUgmnMtOXU/IncWalRhebrXmckC8vdgJ1p5Be5F/3YC8OthxM4+k1M6aEAEFcGzkJiNy6J84y7uzo9M6NyMHAwCQYDVR0TBAIwADAfBgNVHSMEGDAWgBRm3WjLa38lbEYCuiCPct0ZaSED2DAOBgNVHQ8BAf8EBAMCBsAwEwYDVR0lBAwwCgYIKwYBBQUHAwIwHQYDVR0RAQH/BBMwEYEPYmRjQGV4YW1wbGUuY29tMAoGCCqGSM49BAMCA0gAMEUCIBHda/r1vaL6G3VliL4/Di6YK0Q6bMjeSkC3dFCOOB8TAiEAx/kHSB4urmiZ0NX5r5XarmPk0wmuydBVoU4hBVZ1yhk=:";
+        let headers = [
+            ("client-cert", certificate),
+            ("signature-input", "ttrp=(\"@path\" \"@query\" \"@method\" \"@authority\" \"client-cert\");created=1618884473;keyid=\"test-key-ecc-p256\""),
+            ("signature", "ttrp=:xVMHVpawaAC/0SbHrKRs9i8I3eOs5RtTMGCWXm/9nvZzoHsIg6Mce9315T6xoklyy0yzhD9ah4JHRwMLOgmizw==:"),
+        ];
+        let url = ("https://service.internal.example", "/foo?param=Value&Pet=dog");
+        assert_eq!(judge(&*bound(&any), url, "POST", &headers, BODY, CREATED).as_deref(), Ok("#1"));
+
+        // B.4: what a proxy on the way may do to a message, and what it may not.
+        let transformed = |url: (&str, &str), method: &str, accept: &[&str]| {
+            let mut headers = vec![
+                ("signature-input", "transform=(\"@method\" \"@path\" \"@authority\" \"accept\");created=1618884473;keyid=\"test-key-ed25519\""),
+                ("signature", "transform=:ZT1kooQsEHpZ0I1IjCqtQppOmIqlJPeo7DHR3SoMn0s5JZ1eRGS0A+vyYP9t/LXlh5QMFFQ6cpLt2m0pmj3NDA==:"),
+            ];
+            headers.extend(accept.iter().map(|value| ("accept", *value)));
+            judge(&*bound(&any), url, method, &headers, "", CREATED).is_ok()
+        };
+        let org = "https://example.org";
+        assert!(transformed((org, "/demo?name1=Value1&Name2=value2"), "GET", &["application/json", "*/*"]));
+        assert!(transformed((org, "/demo?name1=Value1&Name2=value2&param=added"), "GET", &["application/json", "*/*"]));
+        assert!(transformed((org, "/demo?name1=Value1&Name2=value2"), "GET", &["application/json, */*"]));
+        assert!(transformed(("https://EXAMPLE.org:443", "/demo"), "GET", &[" application/json\t", "*/*"]));
+        assert!(!transformed((org, "/demo?name1=Value1&Name2=value2"), "POST", &["application/json", "*/*"]));
+        assert!(!transformed(("https://example.com", "/demo"), "GET", &["application/json", "*/*"]));
+        assert!(!transformed((org, "/demo"), "GET", &["*/*", "application/json"]));
+    }
+
+    #[test]
+    fn what_must_be_covered_is_the_policys_to_say() {
+        let ed = [Alg::KeyPair(Algorithm::Ed25519)];
+        check(&settings(&ed, &["@method", "@path"]), "s", B26_INPUT, B26, Ok("#1"));
+        check(&settings(&ed, &["@method", "@query"]), "s", B26_INPUT, B26, Err(Reason::SignatureMalformed));
+        check(&settings(&ed, &["@target-uri"]), "s", B26_INPUT, B26, Err(Reason::SignatureMalformed));
+        check(&settings(&ed, &["content-digest"]), "s", B26_INPUT, B26, Err(Reason::SignatureMalformed));
+        // A body that nothing vouches for.
+        check(&Settings { covers_body: true, ..settings(&ed, &["@method"]) }, "s", B26_INPUT, B26, Err(Reason::SignatureMalformed));
+        let pss = [Alg::KeyPair(Algorithm::Rsa(Hash::Sha512, Padding::Pss))];
+        check(&Settings { covers_body: true, ..settings(&pss, &["@method", "@target-uri"]) }, "s", B23_INPUT, B23, Ok("#1"));
+        check(&settings(&pss, &["@request-target"]), "s", B23_INPUT, B23, Ok("#1"));
+        // A single query parameter is not the query.
+        check(&settings(&pss, &["@query"]), "s", B22_INPUT, B22, Err(Reason::SignatureMalformed));
+
+        // Algorithms are the policy's as well.
+        check(&settings(&pss, &["@method"]), "s", B26_INPUT, B26, Err(Reason::SignatureMismatch));
+        let named = |alg: &str| B26_INPUT.replace(";keyid", &format!(";alg=\"{alg}\";keyid"));
+        check(&settings(&ed, &["@method"]), "s", &named("hmac-sha256"), B26, Err(Reason::SignatureMalformed));
+        check(&settings(&ed, &["@method"]), "s", &named("none"), B26, Err(Reason::SignatureMalformed));
+        check(&settings(&ed, &["@method"]), "s", &named("ed25519"), B26, Err(Reason::SignatureMismatch));
+
+        let labelled = |label: &str| Settings { label: Some(label.to_owned()), ..settings(&ed, &["@method"]) };
+        check(&labelled("s"), "s", B26_INPUT, B26, Ok("#1"));
+        check(&labelled("other"), "s", B26_INPUT, B26, Err(Reason::SignatureMissing));
+        let tagged = |tag: &str| Settings { tag: Some(tag.to_owned()), ..settings(&pss, &["@authority"]) };
+        check(&tagged("header-example"), "s", B22_INPUT, B22, Ok("#1"));
+        check(&tagged("other"), "s", B22_INPUT, B22, Err(Reason::SignatureMissing));
+    }
+
+    #[test]
+    fn times_are_judged_to_the_second() {
+        let judge_at = |settings: &Settings, input: &str, now: i64| {
+            let (input, signature) = (format!("s={input}"), format!("s=:{B26}:"));
+            let mut headers = TEST_REQUEST.to_vec();
+            headers.extend([("signature-input", &*input), ("signature", &*signature)]);
+            judge(&*bound(settings), ("https://example.com", "/foo?param=Value&Pet=dog"), "POST", &headers, BODY, now).err()
+        };
+        let ed = settings(&[Alg::KeyPair(Algorithm::Ed25519)], &["@method"]);
+        for (offset, want) in [
+            (-301, Some(Reason::TimestampFuture)),
+            (-300, None),
+            (300, None),
+            (301, Some(Reason::TimestampStale)),
+            (i64::MAX / 4000, Some(Reason::TimestampStale)),
+        ] {
+            assert_eq!(judge_at(&ed, B26_INPUT, CREATED + offset), want, "{offset}");
+        }
+        let expiring = |end: i64| B26_INPUT.replace(";keyid", &format!(";expires={end};keyid"));
+        assert_eq!(judge_at(&ed, &expiring(CREATED + 9), CREATED + 10), Some(Reason::TimestampStale));
+        assert_eq!(judge_at(&ed, &expiring(CREATED + 10), CREATED + 10), Some(Reason::SignatureMismatch));
+        let untimed = B26_INPUT.replace(";created=1618884473", "");
+        assert_eq!(judge_at(&ed, &untimed, CREATED), Some(Reason::TimestampMissing));
+        assert_eq!(judge_at(&Settings { created: false, ..ed.clone() }, &untimed, CREATED), Some(Reason::SignatureMismatch));
+        for odd in [";created=\"1618884473\"", ";created=1618884473.0", ";created=?1", ";created", ";created=@1618884473"] {
+            assert_eq!(judge_at(&ed, &B26_INPUT.replace(";created=1618884473", odd), CREATED), Some(Reason::SignatureMalformed), "{odd}");
+        }
+        for far in ["-999999999999999", "999999999999999"] {
+            assert!(judge_at(&ed, &B26_INPUT.replace("1618884473", far), CREATED).is_some());
+        }
+    }
+
+    #[test]
+    fn components_have_the_values_of_the_specification() {
+        let value = |component: &str, target: &str, headers: &[(&str, &str)]| {
+            let mut map = HeaderMap::new();
+            for (name, value) in headers {
+                map.append(HeaderName::from_bytes(name.as_bytes()).expect("a name"), HeaderValue::from_str(value).expect("a value"));
+            }
+            let facts = Facts { method: &HttpMethod::POST, base: "https://www.Example.com:443", target, headers: &map };
+            let item: Item = Parser::new(component).parse().expect("an item");
+            let component = Component::read(&item).map_err(|why| why.detail.into_owned())?;
+            component.value(&facts).map(|value| String::from_utf8(value).expect("text")).map_err(|why| why.detail.into_owned())
+        };
+        // RFC 9421, 2.2.
+        for (component, target, want) in [
+            ("\"@method\"", "/", "POST"),
+            ("\"@target-uri\"", "/path?param=value", "https://www.Example.com:443/path?param=value"),
+            ("\"@authority\"", "/", "www.example.com"),
+            ("\"@scheme\"", "/", "https"),
+            ("\"@request-target\"", "/path?param=value", "/path?param=value"),
+            ("\"@path\"", "/path?param=value", "/path"),
+            ("\"@path\"", "?param=value", "/"),
+            ("\"@query\"", "/path?param=value&foo=bar&baz=bat%2Dman", "?param=value&foo=bar&baz=bat%2Dman"),
+            ("\"@query\"", "/path?queryString", "?queryString"),
+            ("\"@query\"", "/path", "?"),
+            ("\"@query-param\";name=\"baz\"", "/path?param=value&foo=bar&baz=batman&qux=", "batman"),
+            ("\"@query-param\";name=\"qux\"", "/path?param=value&foo=bar&baz=batman&qux=", ""),
+            (
+                "\"@query-param\";name=\"var\"",
+                "/p?var=this%20is%20a%20big%0Amultiline%20value&bar=with+plus+whitespace",
+                "this%20is%20a%20big%0Amultiline%20value",
+            ),
+            ("\"@query-param\";name=\"bar\"", "/p?var=this%20is%20a%20big%0Amultiline%20value&bar=with+plus+whitespace", "with%20plus%20whitespace"),
+            ("\"@query-param\";name=\"fa%C3%A7ade%22%3A%20\"", "/p?fa%C3%A7ade%22%3A%20=something", "something"),
+        ] {
+            assert_eq!(value(component, target, &[]).as_deref(), Ok(want), "{component} of {target}");
+        }
+        // RFC 9421, 2.1.
+        let headers = [
+            ("x-ows-header", "  Leading and trailing whitespace.   "),
+            ("cache-control", "max-age=60"),
+            ("cache-control", "    must-revalidate"),
+            ("x-empty-header", ""),
+            ("example-dict", "  a=1,    b=2;x=1;y=2,   c=(a   b    c), d"),
+            ("example-header", "value, with, lots"),
+            ("example-header", "of, commas"),
+            ("priority", "u=1,   i"),
+        ];
+        for (component, want) in [
+            ("\"x-ows-header\"", "Leading and trailing whitespace."),
+            ("\"cache-control\"", "max-age=60, must-revalidate"),
+            ("\"x-empty-header\"", ""),
+            ("\"example-dict\"", "a=1,    b=2;x=1;y=2,   c=(a   b    c), d"),
+            ("\"example-dict\";key=\"a\"", "1"),
+            ("\"example-dict\";key=\"d\"", "?1"),
+            ("\"example-dict\";key=\"b\"", "2;x=1;y=2"),
+            ("\"example-dict\";key=\"c\"", "(a b c)"),
+            ("\"example-header\"", "value, with, lots, of, commas"),
+            ("\"example-header\";bs", ":dmFsdWUsIHdpdGgsIGxvdHM=:, :b2YsIGNvbW1hcw==:"),
+            ("\"priority\";sf", "u=1, i"),
+            ("\"host\"", "www.example.com"),
+        ] {
+            assert_eq!(value(component, "/", &headers).as_deref(), Ok(want), "{component}");
+        }
+        for (component, target, part) in [
+            ("\"@status\"", "/", "no component of a request"),
+            ("\"@signature-params\"", "/", "no component of a request"),
+            ("\"@query-param\"", "/", "names no parameter"),
+            ("\"@query-param\";name=\"a\"", "/?a=1&a=2", "more than once"),
+            ("\"@query-param\";name=\"b\"", "/?a=1", "missing"),
+            ("\"@method\";req", "/", "not taken: `req`"),
+            ("\"date\";tr", "/", "not taken: `tr`"),
+            ("\"@method\";sf", "/", "not taken: `sf`"),
+            ("\"date\"", "/", "missing"),
+            ("\"Priority\"", "/", "small letters"),
+            ("\"a b\"", "/", "small letters"),
+            ("\"priority\";sf;bs", "/", "exclude each other"),
+            ("\"example-dict\";key=\"e\"", "/", "missing"),
+            ("\"x-ows-header\";sf", "/", "not known"),
+            ("\"x-ows-header\";key=\"a\"", "/", "not a structured dictionary"),
+            ("date", "/", "not a string"),
+        ] {
+            let got = value(component, target, &headers);
+            assert!(got.as_ref().is_err_and(|why| why.contains(part)), "{component}: {got:?}");
+        }
+    }
+
+    #[test]
+    fn headers_that_two_readers_could_read_differently_are_refused() {
+        let ed = settings(&[Alg::KeyPair(Algorithm::Ed25519)], &["@method"]);
+        let (input, signature) = (format!("s={B26_INPUT}"), format!("s=:{B26}:"));
+        let got = |extra: &[(&str, &str)], input: &str, signature: &str| {
+            let mut headers = TEST_REQUEST.to_vec();
+            headers.extend([("signature-input", input), ("signature", signature)]);
+            headers.extend(extra);
+            judge(&*bound(&ed), ("https://example.com", "/foo?param=Value&Pet=dog"), "POST", &headers, BODY, CREATED)
+        };
+        assert!(got(&[], &input, &signature).is_ok());
+        // Another signature beside it, whoever made it, changes nothing.
+        let other = format!("x=:{}:", BASE64.encode(&[7; 64]));
+        assert!(got(&[("signature-input", "x=(\"@method\");created=1618884473"), ("signature", &other)], &input, &signature).is_ok());
+        for (extra, input, signature) in [
+            (vec![("signature", &*signature)], &*input, &*signature),
+            (vec![("signature-input", &*input)], &input, &signature),
+            (vec![], &input, &*format!("s=:AAAA:, {signature}")),
+            (vec![], &input, &*format!("{signature};x, s=:AAAA:")),
+            (vec![], &input, "s=\"text\""),
+            (vec![], &input, "s=::"),
+            (vec![], &input, &*signature.replace("Cw==:", "Cw:")),
+            (vec![], &input, &*signature.replace("RCw==:", "RCx==:")),
+            (vec![], &input, "not a dictionary at all ("),
+            (vec![], "s=1", &signature),
+            (vec![], &*input.replace("(\"date\"", "(\"date\" \"date\""), &signature),
+            (vec![], &*input.replace("(\"date\"", "(date"), &signature),
+        ] {
+            assert_eq!(got(&extra, input, signature), Err(Reason::SignatureMalformed), "{input} {signature}");
+        }
+        assert_eq!(got(&[], "", &signature), Err(Reason::SignatureMissing));
+        assert_eq!(got(&[], &input, "x=:AAAA:"), Err(Reason::SignatureMissing));
+        let many = (0..9).map(|i| format!("l{i}=:AAAA:")).collect::<Vec<_>>().join(", ");
+        let inputs = (0..9).map(|i| format!("l{i}=(\"@method\");created=1618884473")).collect::<Vec<_>>().join(", ");
+        assert_eq!(got(&[], &inputs, &many), Err(Reason::SignatureMalformed));
     }
 }

@@ -39,7 +39,11 @@ mod timestamp;
 mod token;
 
 #[cfg(test)]
+mod key_pairs;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod wycheproof;
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
