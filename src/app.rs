@@ -20,6 +20,7 @@ use tracing::{info, warn};
 
 use crate::{
     admin,
+    capture::live,
     clock::Clock,
     config::{self, Config},
     deliver,
@@ -50,6 +51,8 @@ pub(crate) struct Gate {
     pub(crate) state: State,
     pub(crate) budget: Arc<Budget>,
     pub(crate) audit: Audit,
+    /// The last refused events, where the policy keeps them.
+    pub(crate) refused: Arc<live::Refused>,
     /// Deliveries that go on without their sender.
     pub(crate) afterwork: deliver::Afterwork,
     /// For requests that no route took.
@@ -79,7 +82,7 @@ impl Gate {
     /// Ends a request: its metrics, its log line, its audit line.
     fn decided(&self, trail: Trail, decision: Decision, status: u16) {
         let now = self.clock.mono();
-        let Trail { mut line, route, started } = trail;
+        let Trail { mut line, route, started, .. } = trail;
         line.decision = decision;
         line.status = status;
         line.took = now.since(started);
@@ -118,7 +121,7 @@ impl Serve for Gate {
         let policy = self.policy.load_full();
         let line = self.line(id, &call.conn, Some(&call.head), call.started.wall_ms);
         let mut undecided = Undecided { gate: &self, trail: None };
-        let trail = undecided.trail.insert(Trail { line, route: None, started: call.started.mono });
+        let trail = undecided.trail.insert(Trail { line, route: None, started: call.started.mono, refused: None });
         trail.line.policy = policy.generation;
         let result = if self.audit.accepting() { pipeline::run(&self, &policy, call, trail).await } else { Err(pipeline::unaudited()) };
         let (response, decision) = match result {
@@ -141,7 +144,7 @@ impl Serve for Gate {
         let mut line = self.line(call.id, &call.conn, Some(&call.head), call.started.wall_ms);
         let response = respond::refusal(&why, call.id);
         line.detail = why.detail;
-        self.decided(Trail { line, route: None, started: call.started.mono }, Decision::Refused(why.reason), response.status().as_u16());
+        self.decided(Trail { line, route: None, started: call.started.mono, refused: None }, Decision::Refused(why.reason), response.status().as_u16());
         response
     }
 
@@ -150,7 +153,7 @@ impl Serve for Gate {
         let response = respond::internal(id);
         let mut line = self.line(id, conn, None, self.clock.now().wall_ms);
         line.detail = "the gate failed while it answered".into();
-        self.decided(Trail { line, route: None, started: self.clock.mono() }, Decision::Aborted, response.status().as_u16());
+        self.decided(Trail { line, route: None, started: self.clock.mono(), refused: None }, Decision::Aborted, response.status().as_u16());
         response
     }
 
@@ -300,6 +303,7 @@ async fn serve(path: &Path, config: Config, state_dir: PathBuf, clock: Clock, re
         state,
         budget: listener.budget(),
         audit,
+        refused: Arc::default(),
         afterwork: deliver::Afterwork::default(),
         unrouted: metrics.unrouted(),
         metrics: metrics.clone(),
@@ -330,12 +334,16 @@ async fn serve(path: &Path, config: Config, state_dir: PathBuf, clock: Clock, re
         None => None,
         Some(settings) => {
             let token = admin::Token::load(settings, &state_dir).map_err(|why| Failure::Start(format!("the admin token: {why}")))?;
-            let policy = gate.clone();
+            let (policy, shown, explain) = (gate.clone(), gate.clone(), gate.clone());
+            gate.refused.configure(settings.capture);
             let state = admin::AdminState {
                 metrics: metrics.clone(),
                 readiness: readiness.clone(),
                 inspector,
                 decisions: gate.audit.decisions(),
+                refused: gate.refused.clone(),
+                shown: Arc::new(move |kept| kept.detail(shown.policy.load().routes.iter().find(|route| kept.is_of(&route.name)).map(|route| &route.verify))),
+                explain: Arc::new(move |kept| kept.explain(&explain.policy.load())),
                 reload: reload_by(ask.clone()),
                 policy: Arc::new(move || policy.policy.load().shown.clone()),
                 token: token.secret.clone(),
@@ -517,6 +525,7 @@ async fn reload(running: &mut Running, watch: &mut Watch) -> Result<Vec<Problem>
             warn!(file = %file.display(), "made an admin token: the policy names none any more");
         }
         admin.configure(settings, token.secret);
+        running.gate.refused.configure(settings.capture);
     }
     running.gate.audit.configure(config.log.audit.clone());
     observe::setup::start(&config.log);

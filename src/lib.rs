@@ -4,6 +4,7 @@ mod admin;
 mod app;
 #[doc(hidden)]
 pub mod bench;
+mod capture;
 mod choose;
 mod cli;
 mod client;

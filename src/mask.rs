@@ -20,6 +20,7 @@ const SHOWN: &[&str] = &[
     "admin.listen",
     "admin.allowed_hosts",
     "admin.tls.**",
+    "admin.capture.*",
     "state.**",
     "queue.**",
     "log.**",

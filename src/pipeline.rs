@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     app::Gate,
+    capture::live,
     choose::{Chosen, Unmatched},
     client,
     clock::Mono,
@@ -26,7 +27,7 @@ use crate::{
     replay::{self, Claim, Claimed},
     route::{self, Match},
     validate,
-    verify::{Facts, Signed},
+    verify::{Facts, Signed, cases::Request},
 };
 
 /// What is told of a request, filled in as it walks.
@@ -35,6 +36,8 @@ pub(crate) struct Trail {
     /// The route that took it.
     pub(crate) route: Option<Arc<Route>>,
     pub(crate) started: Mono,
+    /// Why an event that goes on would have been refused by its head, where refused events are kept.
+    pub(crate) refused: Option<Reject>,
 }
 
 /// Walks one request from its head to its answer.
@@ -79,12 +82,30 @@ async fn receive_and_verify(gate: &Gate, policy: &Policy, route: &Route, client:
     let Call { id, started, conn, head, body } = call;
     let base = base(policy, &conn, &head);
     let facts = Facts { method: &head.method, base: &base, target: head.uri.path_and_query().map_or("/", |target| target.as_str()), headers: &head.headers };
-    let mut feed = trail.judge_proof(route, client, route.verify.prepare(&facts, started.wall_ms))?;
-    if feed.is_some() && !route.verify.is_none() {
-        let unsigned = route.verify.unsigned_query(&facts, &route.query);
-        let judged = unsigned.map_or(Ok(()), |name| Err(Reject::new(Reason::QueryNotSigned, format!("`{}` is not in `query`", name.escape_debug()))));
-        trail.judge(route, judged)?;
-    }
+    let prepared = route.verify.prepare(&facts, started.wall_ms);
+    let unsigned = match &prepared {
+        Ok(_) if !route.verify.is_none() => route.verify.unsigned_query(&facts, &route.query),
+        _ => None,
+    };
+    let unsigned = unsigned.map(|name| Reject::new(Reason::QueryNotSigned, format!("`{}` is not in `query`", name.escape_debug())));
+    // Where refused events are kept, one that its head alone refuses is read to its end nevertheless, as far as it is kept.
+    let refused = gate.refused.room().and_then(|room| Some((room, prepared.as_ref().err().or(unsigned.as_ref())?.clone())));
+    let judged = trail.judge_proof(route, client, prepared).and_then(|feed| trail.judge(route, unsigned.map_or(Ok(()), Err)).map(|_| feed));
+    let mut feed = match (judged, refused) {
+        (Ok(feed), None) => feed,
+        (Ok(feed), Some((_, why))) => {
+            trail.refused = Some(why);
+            feed
+        }
+        (Err(told), None) => return Err(told),
+        (Err(told), Some((room, why))) => {
+            let limits = receive::Limits { body: (room as u64).min(route.body.body), ..route.body };
+            let mut held = gate.budget.reserve(0)?;
+            let body = Box::pin(receive::body(body, &limits, &mut |bytes| held.grow(bytes), &mut |_| {})).await.ok();
+            keep(gate, policy, route, client, (id, started.wall_ms), &facts, body.as_ref(), &why, false);
+            return Err(told);
+        }
+    };
     let mut held = gate.budget.reserve(0)?;
     let mut reserve = |bytes| held.grow(bytes);
     let mut body = match &mut feed {
@@ -99,9 +120,20 @@ async fn receive_and_verify(gate: &Gate, policy: &Policy, route: &Route, client:
     }
     let now = gate.clock.now();
     let signed = match feed {
-        Some(feed) => trail.judge_proof(route, client, route.verify.finish(feed, &facts, &mut body, now.wall_ms))?,
+        Some(feed) => {
+            let proof = route.verify.finish(feed, &facts, &mut body, now.wall_ms);
+            let refused = gate.refused.room().and_then(|_| proof.as_ref().err().cloned());
+            let judged = trail.judge_proof(route, client, proof);
+            if let Some(why) = refused {
+                keep(gate, policy, route, client, (id, started.wall_ms), &facts, Some(&body), &why, judged.is_ok());
+            }
+            judged?
+        }
         None => None,
     };
+    if let Some(why) = trail.refused.take() {
+        keep(gate, policy, route, client, (id, started.wall_ms), &facts, Some(&body), &why, true);
+    }
     let signed = match signed {
         Some(signed) => {
             if let Some(label) = &signed.secret {
@@ -113,6 +145,40 @@ async fn receive_and_verify(gate: &Gate, policy: &Policy, route: &Route, client:
     };
     trail.signed(&signed);
     Ok(Received { id, received_ms: started.wall_ms, conn, head, body, signed })
+}
+
+/// Keeps a refused event for whoever asks why.
+#[expect(clippy::too_many_arguments, reason = "all of it is at hand where an event is refused, and nothing else has use for it")]
+fn keep(
+    gate: &Gate,
+    policy: &Policy,
+    route: &Route,
+    client: &Client,
+    (id, received_ms): (EventId, i64),
+    facts: &Facts<'_>,
+    body: Option<&Chunks>,
+    why: &Reject,
+    observed: bool,
+) {
+    let room = gate.refused.room().unwrap_or(0);
+    let body = body.filter(|body| body.len() <= room);
+    gate.refused.keep(live::Refusal {
+        id: id.to_string(),
+        route: &route.name,
+        client: client.ip,
+        received_ms,
+        why,
+        observed,
+        request: Request {
+            method: facts.method.clone(),
+            base: facts.base.to_owned(),
+            target: facts.target.to_owned(),
+            headers: facts.headers.clone(),
+            body: body.cloned().unwrap_or_default(),
+        },
+        whole: body.is_some(),
+        knows_url: policy.public_url.is_some(),
+    });
 }
 
 /// Scheme, host and port of the URL that the sender was given.

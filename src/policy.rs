@@ -14,7 +14,7 @@ use crate::{
     keys::Keys,
     observe::metrics::{Metrics, RouteMetrics},
     problem::Problem,
-    ranges, route,
+    ranges, route, verify,
 };
 
 pub(crate) struct Policy {
@@ -24,6 +24,8 @@ pub(crate) struct Policy {
     /// What providers sign where they sign the URL: scheme, host and port, no slash at the end.
     pub(crate) public_url: Option<String>,
     pub(crate) table: Arc<route::Table>,
+    /// For explaining refusals.
+    pub(crate) catalogue: Arc<verify::Catalogue>,
     /// By the table's index.
     pub(crate) routes: Vec<Arc<Route>>,
     /// The policy as the admin API shows it, without secrets.
@@ -128,6 +130,7 @@ impl Opener {
             clients: config.clients.clone(),
             public_url: config.public_url.clone(),
             table: config.table.clone(),
+            catalogue: config.catalogue.clone(),
             routes,
             shown: serde_json::json!({ "generation": generation, "policy": config.shown }),
         };

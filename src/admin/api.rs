@@ -115,6 +115,71 @@ pub(super) async fn event(State(state): State<AdminState>, Path(id): Path<String
     }
 }
 
+// -- refused events --
+
+/// `GET /api/v1/refused?after=N`: the last events whose proof was refused, oldest first, without headers and bodies.
+pub(super) async fn refused(State(state): State<AdminState>, Query(since): Query<Since>) -> Response {
+    let kept = state.refused.list(since.after);
+    let last = kept.last().map_or(since.after, |kept| kept.number);
+    let events: Vec<_> = kept.iter().map(|kept| kept.summary()).collect();
+    Json(json!({ "last": last, "events": events, "on": state.refused.room().is_some() })).into_response()
+}
+
+/// `GET /api/v1/refused/{id}`: one of them whole, credentials and signatures masked.
+pub(super) async fn refused_event(State(state): State<AdminState>, Path(id): Path<String>) -> Response {
+    match state.refused.get(&id) {
+        Some(kept) => Json((state.shown)(&kept)).into_response(),
+        None => not_kept(&state),
+    }
+}
+
+fn not_kept(state: &AdminState) -> Response {
+    let why = if state.refused.room().is_some() {
+        "this event is not kept here, or no longer; `[admin] capture` says how many refused events are"
+    } else {
+        "this event is not kept here: refused events are kept where the policy says so, with `capture` in [admin]"
+    };
+    (StatusCode::NOT_FOUND, Json(json!({ "error": why }))).into_response()
+}
+
+/// `GET /api/v1/explanations/{id}`: why an event was refused. Of one whose request is not kept: what the inspector or its audit line knows.
+pub(super) async fn explanation(State(state): State<AdminState>, Path(id): Path<String>) -> Response {
+    if let Some(kept) = state.refused.get(&id) {
+        let explain = state.explain.clone();
+        return match tokio::task::spawn_blocking(move || explain(&kept)).await {
+            Ok(Ok(told)) => Json(told).into_response(),
+            Ok(Err(why)) => (StatusCode::CONFLICT, Json(json!({ "error": why }))).into_response(),
+            Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, Json(json!({ "error": "explaining it failed: this is a defect, please report it" }))).into_response(),
+        };
+    }
+    let line = state.decisions.list(0).into_iter().rev().find_map(|(_, line)| {
+        let line: serde_json::Value = serde_json::from_str(&line).ok()?;
+        (line["event_id"] == id.as_str()).then_some(line)
+    });
+    if let Some(line) = line.as_ref().filter(|line| line["outcome"] == "refused") {
+        return Json(json!({
+            "verdict": "reject", "event_id": id, "route": line["route"], "provider": line["provider"], "reason": line["reason"], "detail": line["detail"],
+            "notes": ["its request is not kept, so this is what its audit line says: for more, set `capture` in [admin] and let it be sent again"],
+        }))
+        .into_response();
+    }
+    if let Some(seen) = state.inspector.get(&id) {
+        return Json(json!({
+            "verdict": "accept", "event_id": id, "route": seen.route, "provider": seen.provider, "proves": seen.verified, "delivery_id": seen.delivery_id,
+            "event_type": seen.event_type, "secret": line.as_ref().map(|line| &line["secret"]), "notes": ["it was taken, and delivered to the inspector"],
+        }))
+        .into_response();
+    }
+    match line {
+        Some(line) => Json(json!({
+            "verdict": "accept", "event_id": id, "route": line["route"], "provider": line["provider"], "proves": line["verified"], "secret": line["secret"],
+            "notes": [format!("it was taken: its outcome is {}", line["outcome"].as_str().unwrap_or("not known"))],
+        }))
+        .into_response(),
+        None => not_kept(&state),
+    }
+}
+
 // -- decisions, status, policy --
 
 #[derive(Serialize)]
@@ -135,7 +200,8 @@ pub(super) async fn decisions(State(state): State<AdminState>, Query(since): Que
 pub(super) async fn status(State(state): State<AdminState>) -> Response {
     let now = rfc3339(state.clock.now().wall_ms);
     let overview = state.metrics.overview();
-    Json(json!({ "version": env!("CARGO_PKG_VERSION"), "now": now, "readiness": state.readiness.report(), "counted": overview })).into_response()
+    Json(json!({ "version": env!("CARGO_PKG_VERSION"), "now": now, "readiness": state.readiness.report(), "counted": overview, "keeps_refused": state.refused.room().is_some() }))
+    .into_response()
 }
 
 /// `GET /api/v1/policy`: the policy in force, without secrets.
@@ -157,6 +223,7 @@ struct Live {
     shared: Shared,
     events: tokio::sync::watch::Receiver<u64>,
     decisions: tokio::sync::watch::Receiver<u64>,
+    refused: tokio::sync::watch::Receiver<u64>,
     first: bool,
     _permit: OwnedSemaphorePermit,
     _trust: Trust,
@@ -167,19 +234,20 @@ pub(super) async fn live(State(shared): State<Shared>, Extension(place): Extensi
     let Ok(permit) = Arc::clone(&shared.streams).try_acquire_owned() else {
         return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "error": format!("{STREAMS} live streams are open already") }))).into_response();
     };
-    let (events, decisions) = (shared.state.inspector.subscribe(), shared.state.decisions.watch());
-    let live = Live { shared, events, decisions, first: true, _permit: permit, _trust: place.trust() };
+    let (events, decisions, refused) = (shared.state.inspector.subscribe(), shared.state.decisions.watch(), shared.state.refused.subscribe());
+    let live = Live { shared, events, decisions, refused, first: true, _permit: permit, _trust: place.trust() };
     let stream = stream::unfold(live, |mut live| async move {
         if !std::mem::take(&mut live.first) {
             tokio::select! {
                 changed = live.events.changed() => changed.ok()?,
                 changed = live.decisions.changed() => changed.ok()?,
+                changed = live.refused.changed() => changed.ok()?,
                 () = super::stopped(&mut live.shared.stopping) => return None,
             }
             // Many changes at once are one message.
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        let data = json!({ "events": *live.events.borrow_and_update(), "decisions": *live.decisions.borrow_and_update() });
+        let data = json!({ "events": *live.events.borrow_and_update(), "decisions": *live.decisions.borrow_and_update(), "refused": *live.refused.borrow_and_update() });
         Some((Ok::<_, Infallible>(Event::default().event("newest").data(data.to_string())), live))
     });
     Sse::new(stream).keep_alive(KeepAlive::new().interval(ALIVE)).into_response()

@@ -53,6 +53,7 @@ pub(crate) use health::Readiness;
 
 use self::places::{Limits, Paced, Places, Taken};
 use crate::{
+    capture::live,
     clock::Clock,
     deliver::inspector::Store,
     observe::{audit::Decisions, events, metrics::Metrics},
@@ -78,12 +79,14 @@ pub(crate) struct Settings {
     /// Names under which a browser may ask, lower case; `localhost` and addresses always may.
     pub(crate) allowed_hosts: Vec<String>,
     pub(crate) tls: Option<Arc<ServerConfig>>,
+    /// What is kept of refused events.
+    pub(crate) capture: live::Settings,
 }
 
 /// Reads `[admin]`; `root` is the whole policy. `None` where it is switched off (`admin = false`), or wrong.
 pub(crate) fn read(root: &Section<'_>) -> Option<Settings> {
     let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 9900));
-    let plain = Settings { listen: default, token: None, allowed_hosts: Vec::new(), tls: None };
+    let plain = Settings { listen: default, token: None, allowed_hosts: Vec::new(), tls: None, capture: live::Settings::default() };
     let Some(item) = root.item("admin") else { return Some(plain) };
     if item.as_bool() == Some(false) {
         return None;
@@ -119,6 +122,7 @@ pub(crate) fn read(root: &Section<'_>) -> Option<Settings> {
         made
     });
     let insecure = admin.bool_or("insecure", false);
+    let capture = live::read(&admin);
     if let Some(listen) = listen
         && !listen.ip().to_canonical().is_loopback()
         && tls.is_none()
@@ -140,7 +144,7 @@ pub(crate) fn read(root: &Section<'_>) -> Option<Settings> {
         Some(made) => Some(made?),
         None => None,
     };
-    Some(Settings { listen: listen?, token, allowed_hosts, tls })
+    Some(Settings { listen: listen?, token, allowed_hosts, tls, capture })
 }
 
 fn server_config(section: &Section<'_>) -> Option<Arc<ServerConfig>> {
@@ -224,6 +228,11 @@ pub(crate) struct AdminState {
     pub(crate) readiness: Arc<Readiness>,
     pub(crate) inspector: Arc<Store>,
     pub(crate) decisions: Decisions,
+    pub(crate) refused: Arc<live::Refused>,
+    /// One of them as it may be shown.
+    pub(crate) shown: Arc<dyn Fn(&live::Kept) -> Value + Send + Sync>,
+    /// Why it was refused, by the policy in force; the error says why that cannot be told. Takes a while: not on the runtime.
+    pub(crate) explain: Arc<dyn Fn(&live::Kept) -> Result<Value, String> + Send + Sync>,
     /// Loads the policy anew.
     pub(crate) reload: Reload,
     /// The effective policy, without secrets.
@@ -346,6 +355,9 @@ fn router(shared: Shared) -> Router {
         .route("/api/v1/inspector/events", get(api::events))
         .route("/api/v1/inspector/events/{id}", get(api::event))
         .route("/api/v1/decisions", get(api::decisions))
+        .route("/api/v1/refused", get(api::refused))
+        .route("/api/v1/refused/{id}", get(api::refused_event))
+        .route("/api/v1/explanations/{id}", get(api::explanation))
         .route("/api/v1/status", get(api::status))
         .route("/api/v1/policy", get(api::policy))
         .route("/api/v1/reload", post(api::reload))

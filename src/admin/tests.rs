@@ -24,6 +24,7 @@ struct Gate {
     server: Server,
     audit: Audit,
     store: Arc<Store>,
+    refused: Arc<live::Refused>,
     readiness: Arc<Readiness>,
     clock: Clock,
     reloads: Arc<AtomicU64>,
@@ -43,6 +44,8 @@ async fn gate_within(tls: Option<Arc<ServerConfig>>, limits: Limits) -> Gate {
     let audit = Audit::start(None, metrics.clone(), clock.clone()).expect("a thread");
     let (store, readiness, reloads) = (Arc::new(Store::default()), Arc::new(Readiness::default()), Arc::<AtomicU64>::default());
     readiness.serving();
+    let refused = Arc::<live::Refused>::default();
+    refused.configure(live::Settings { refused: 5, max_body: 100 });
     let count = reloads.clone();
     let reload: Reload = Arc::new(move || {
         let n = count.fetch_add(1, Ordering::SeqCst);
@@ -53,14 +56,23 @@ async fn gate_within(tls: Option<Arc<ServerConfig>>, limits: Limits) -> Gate {
         readiness: readiness.clone(),
         inspector: store.clone(),
         decisions: audit.decisions(),
+        refused: refused.clone(),
+        shown: Arc::new(|kept| kept.detail(None)),
+        explain: Arc::new(|kept| Ok(json!({ "verdict": "reject", "event_id": kept.id }))),
         reload,
         policy: Arc::new(|| json!({ "routes": {} })),
         token: Secret::new("admin", TOKEN.as_bytes().to_vec(), None),
         clock: clock.clone(),
     };
-    let settings = Settings { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), token: None, allowed_hosts: vec!["gate.internal".into()], tls };
+    let settings = Settings {
+        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        token: None,
+        allowed_hosts: vec!["gate.internal".into()],
+        tls,
+        capture: live::Settings::default(),
+    };
     let server = Server::start_within(&settings, state, limits).await.expect("a free port");
-    Gate { server, audit, store, readiness, clock, reloads }
+    Gate { server, audit, store, refused, readiness, clock, reloads }
 }
 
 impl Gate {
@@ -107,7 +119,17 @@ async fn health_and_metrics_are_open_and_the_rest_is_not() {
     for (path, want) in [("/healthz", 200), ("/readyz", 200), ("/metrics", 200), ("/assets/app.js", 200), ("/assets/../mod.rs", 404), ("/nothing", 404)] {
         assert_eq!(status(&gate.get(path, "").await), want, "{path}");
     }
-    for path in ["/api/v1/inspector/events", "/api/v1/inspector/events/x", "/api/v1/decisions", "/api/v1/status", "/api/v1/policy", "/api/v1/live"] {
+    for path in [
+        "/api/v1/inspector/events",
+        "/api/v1/inspector/events/x",
+        "/api/v1/refused",
+        "/api/v1/refused/x",
+        "/api/v1/explanations/x",
+        "/api/v1/decisions",
+        "/api/v1/status",
+        "/api/v1/policy",
+        "/api/v1/live",
+    ] {
         assert_eq!(status(&gate.get(path, "").await), 401, "{path}");
         assert_eq!(status(&gate.get(path, "Authorization: Bearer wrong\r\n").await), 401, "{path}");
     }
@@ -223,9 +245,9 @@ async fn the_live_stream_tells_of_news_and_ends_with_the_listener() {
     let request = format!("GET /api/v1/live HTTP/1.1\r\nHost: localhost\r\n{}\r\n", bearer());
     stream.write_all(request.as_bytes()).await.expect("the request");
     let mut text = String::new();
-    read_until(&mut stream, &mut text, "{\"decisions\":0,\"events\":0}").await;
+    read_until(&mut stream, &mut text, "{\"decisions\":0,\"events\":0,\"refused\":0}").await;
     gate.store.receive(&event(b"{}"), 1);
-    read_until(&mut stream, &mut text, "{\"decisions\":0,\"events\":1}").await;
+    read_until(&mut stream, &mut text, "{\"decisions\":0,\"events\":1,\"refused\":0}").await;
     gate.server.stop().await;
     let mut rest = Vec::new();
     tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut rest)).await.expect("the stream ends").expect("its end");
@@ -238,7 +260,7 @@ async fn stuck_clients_keep_nobody_from_readyz() {
     let mut stream = TcpStream::connect(gate.server.address()).await.expect("a connection");
     stream.write_all(format!("GET /api/v1/live HTTP/1.1\r\nHost: localhost\r\n{}\r\n", bearer()).as_bytes()).await.expect("the request");
     let mut text = String::new();
-    read_until(&mut stream, &mut text, "\"events\":0}").await;
+    read_until(&mut stream, &mut text, "\"events\":0,\"refused\":0}").await;
     let mut stuck = Vec::new();
     for n in 0..Limits::default().places + 40 {
         let mut one = TcpStream::connect(gate.server.address()).await.expect("a connection");
@@ -252,7 +274,7 @@ async fn stuck_clients_keep_nobody_from_readyz() {
     assert!(gate.server.places.len() <= Limits::default().places);
     // Who showed the token keeps its place.
     gate.store.receive(&event(b"{}"), 1);
-    read_until(&mut stream, &mut text, "\"events\":1}").await;
+    read_until(&mut stream, &mut text, "\"events\":1,\"refused\":0}").await;
 }
 
 #[tokio::test]
@@ -394,4 +416,50 @@ fn a_token_is_made_once_for_the_owner_alone() {
     std::fs::write(&path, "\n").expect("the file");
     assert!(Token::load(&settings, &state_dir).is_err());
     assert!(!format!("{first:?}").contains(first.reveal().as_str()));
+}
+
+#[tokio::test]
+async fn refused_events_are_listed_shown_and_explained() {
+    let gate = gate().await;
+    let event = event(b"{}");
+    let why = crate::reject::Reject::new(Reason::SignatureMismatch, "no configured secret gives this signature");
+    let request = crate::verify::cases::Request {
+        method: http::Method::POST,
+        base: "https://h".into(),
+        target: "/github?token=s3cret".into(),
+        headers: event.headers.clone(),
+        body: event.body.clone(),
+    };
+    let client = event.client.ip;
+    gate.refused.keep(live::Refusal {
+        id: event.id.to_string(),
+        route: &event.route,
+        client,
+        received_ms: event.received_ms,
+        why: &why,
+        observed: false,
+        request,
+        whole: true,
+        knows_url: true,
+    });
+    let list: Value = serde_json::from_str(body(&gate.get("/api/v1/refused", &bearer()).await)).expect("JSON");
+    assert_eq!((list["last"].as_u64(), list["events"][0]["reason"].as_str()), (Some(1), Some("signature_mismatch")));
+    let one = gate.get(&format!("/api/v1/refused/{}", event.id), &bearer()).await;
+    assert!(one.contains("/github?token") && !one.contains("s3cret"), "{one}");
+    let told: Value = serde_json::from_str(body(&gate.get(&format!("/api/v1/explanations/{}", event.id), &bearer()).await)).expect("JSON");
+    assert_eq!((told["verdict"].as_str(), told["event_id"].as_str()), (Some("reject"), Some(&*event.id.to_string())));
+    let nothing = gate.get("/api/v1/explanations/x", &bearer()).await;
+    assert!(status(&nothing) == 404 && nothing.contains("capture"), "{nothing}");
+    // What the inspector and the audit line know is told of events that were not refused, or not kept.
+    gate.store.receive(&event, 1);
+    let mut taken = event.clone();
+    taken.id = EventId::new();
+    gate.store.receive(&taken, 1);
+    let told: Value = serde_json::from_str(body(&gate.get(&format!("/api/v1/explanations/{}", taken.id), &bearer()).await)).expect("JSON");
+    assert_eq!((told["verdict"].as_str(), told["proves"].as_str()), (Some("accept"), Some("content")));
+    let id = EventId::new();
+    gate.audit.push(Line::new(id, 0, Decision::Refused(Reason::TimestampStale)));
+    assert!(gate.audit.flush(Duration::from_secs(30)));
+    let told: Value = serde_json::from_str(body(&gate.get(&format!("/api/v1/explanations/{id}"), &bearer()).await)).expect("JSON");
+    assert_eq!((told["verdict"].as_str(), told["reason"].as_str()), (Some("reject"), Some("timestamp_stale")));
 }

@@ -41,6 +41,8 @@ pub(crate) struct Config {
     pub(crate) ip_ranges: ranges::Settings,
     /// Those that `allow_ips` of some route names.
     pub(crate) ranges: Vec<Arc<ranges::Ranges>>,
+    /// The shipped presets and the policy's own providers.
+    pub(crate) catalogue: Arc<verify::Catalogue>,
     /// Every file that was read, for the watcher.
     pub(crate) files: BTreeSet<PathBuf>,
     /// The policy as written, without what [`mask`] keeps back: for the admin API.
@@ -167,6 +169,7 @@ fn root(root: &Section<'_>) -> Option<Config> {
         table: Arc::new(table?),
         ip_ranges,
         ranges: shelf.into_all(),
+        catalogue: Arc::new(catalogue),
         files: BTreeSet::new(),
         shown: serde_json::Value::Null, // filled in when the unknown keys have been told: it asks for every key
     };

@@ -262,6 +262,7 @@ impl Source {
 }
 
 /// A route's own keys, before its secrets are known.
+#[derive(Clone)]
 pub(crate) enum Given {
     Fixed(Arc<Source>),
     Remote(Box<Settings>),

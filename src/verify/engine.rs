@@ -19,7 +19,7 @@ use super::{
     mac::{Algorithm, Encoding, Mac, Tag},
     place::{At, Body, MAX_SIGNATURES, Pick, Place, Required},
     public_key::{self, PublicKey, Trusted},
-    template::{Render, Template},
+    template::{Render, Shown, Template},
     timestamp::Timestamp,
 };
 use crate::{
@@ -453,6 +453,36 @@ impl Engine {
         let mut mac = key.start.clone();
         template.all(&Render { digest, ..self.render(facts, body, key.secret()) }, &mut |bytes| mac.update(bytes))?;
         Ok(mac.finish())
+    }
+
+    /// The signatures that would be right, by every template and key: for telling what is wrong with the one that came. Never shown.
+    pub(super) fn every(&self, facts: &Facts<'_>, chunks: &Chunks, body: Body<'_>) -> Vec<Tag> {
+        let mut all = Vec::new();
+        for template in &self.recipe.signed {
+            let digest = template.needs_body_digest().then(|| digests(chunks));
+            for key in &self.keys {
+                let mut mac = key.start.clone();
+                let render = Render { digest, ..self.render(facts, Some(body), key.secret()) };
+                if template.all(&render, &mut |bytes| mac.update(bytes)).is_ok() {
+                    all.push(mac.finish());
+                }
+            }
+        }
+        all
+    }
+
+    /// What is signed, part by part, for people; the secret is no part of it. Nothing where the request lacks a part.
+    pub(super) fn account(
+        &self,
+        template: &Template,
+        facts: &Facts<'_>,
+        chunks: &Chunks,
+        body: Body<'_>,
+        put: &mut dyn FnMut(Shown, &[u8]),
+    ) -> Result<(), Reject> {
+        let digest = template.needs_body_digest().then(|| digests(chunks));
+        let render = Render { facts, body: Some(body), timestamp: self.recipe.timestamp.as_ref(), secret: Some(b""), digest };
+        template.each(&render, put)
     }
 
     fn tail(&self, template: &Template, mut mac: Mac, at: usize, facts: &Facts<'_>) -> Result<Tag, Reject> {

@@ -7,6 +7,7 @@
 //!
 //! A new provider of a known scheme is a table in `providers.toml`; a new scheme is a file and a row in `definition.rs`.
 
+mod account;
 mod aws_sns;
 mod basic;
 pub(crate) mod cases;
@@ -37,6 +38,7 @@ mod standard_webhooks;
 mod template;
 mod timestamp;
 mod token;
+mod variants;
 
 #[cfg(test)]
 mod key_pairs;
@@ -101,6 +103,17 @@ pub(crate) struct Plan {
     /// For what `check` says of them; the forms hold keys made of them.
     secrets: Vec<Secret>,
     public_keys: Vec<Trusted>,
+    /// For explaining a refusal: what else it was made with.
+    asked: Asked,
+}
+
+/// [`Means`] without the secrets, kept.
+#[derive(Default)]
+struct Asked {
+    params: BTreeMap<String, String>,
+    keys: Option<keys::Given>,
+    variants: Option<Vec<String>>,
+    tolerance: Option<Duration>,
 }
 
 /// One form of a provider's requests, with its keys.
@@ -355,7 +368,7 @@ fn params(section: &Section<'_>, definition: Option<&Arc<Definition>>) -> Option
 impl Plan {
     /// `verify = "none"`: anybody may send.
     pub(crate) fn none() -> Self {
-        Self { definition: None, forms: Vec::new(), labels: Vec::new(), secrets: Vec::new(), public_keys: Vec::new() }
+        Self { definition: None, forms: Vec::new(), labels: Vec::new(), secrets: Vec::new(), public_keys: Vec::new(), asked: Asked::default() }
     }
 
     /// Binds a definition to what a route verifies with; a form of the provider that none of it can prove is left out. The error is for the policy's author and never shows a secret.
@@ -437,7 +450,14 @@ impl Plan {
         }
         labels.sort();
         labels.dedup();
-        Ok(Self { definition: Some(definition.clone()), forms, labels, secrets: secrets.to_vec(), public_keys })
+        let asked = Asked { params: params.clone(), keys: means.keys.cloned(), variants: variants.map(<[String]>::to_vec), tolerance };
+        Ok(Self { definition: Some(definition.clone()), forms, labels, secrets: secrets.to_vec(), public_keys, asked })
+    }
+
+    /// What it was made with, to make it anew with a change.
+    pub(crate) fn means(&self) -> Means<'_> {
+        let Asked { params, keys, variants, tolerance } = &self.asked;
+        Means { secrets: &self.secrets, public_keys: &self.public_keys, params, keys: keys.as_ref(), variants: variants.as_deref(), tolerance: *tolerance }
     }
 
     /// Says what is weak about it.
@@ -548,6 +568,26 @@ impl Plan {
             Ready::Own(judge) => judge.credential_headers(),
         });
         all.collect()
+    }
+
+    /// Whether a signature or a credential stands in a header, in any form: hidden wherever a refused request is shown.
+    pub(crate) fn is_proof(&self, header: &HeaderName) -> bool {
+        let stands = |place: &Place| match &place.at {
+            At::Header(name) => name == header,
+            At::Numbered(prefix) => header.as_str().starts_with(prefix.as_str()),
+            At::Query(_) | At::Form(_) | At::Json { .. } => false,
+        };
+        self.credential_headers().contains(header)
+            || self.forms.iter().any(|form| matches!(&form.ready, Ready::Signature(engine) if engine.recipe.signatures.iter().any(|s| stands(&s.place))))
+    }
+
+    /// Whether a signature stands in the body, in any form.
+    pub(crate) fn proves_in_body(&self) -> bool {
+        self.forms.iter().any(|form| match &form.ready {
+            Ready::Signature(engine) => engine.recipe.signatures.iter().any(|signature| !signature.place.in_head()),
+            Ready::Token(..) | Ready::Basic(_) => false,
+            Ready::Own(judge) => judge.reads_body(),
+        })
     }
 
     /// The query parameters of that kind.

@@ -9,7 +9,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 
 use super::{
     Facts, form,
@@ -17,6 +17,7 @@ use super::{
     timestamp::Timestamp,
 };
 use crate::{
+    event::is_credential,
     reject::{Reason, Reject},
     validate::json::Pointer,
 };
@@ -282,6 +283,27 @@ impl Template {
         self.parts.iter().try_for_each(|part| part.render(render, put))
     }
 
+    /// All of it, part by part, with what each is: for people. A part may come in several pieces.
+    pub(super) fn each(&self, render: &Render<'_>, put: &mut dyn FnMut(Shown, &[u8])) -> Result<(), Reject> {
+        for part in &self.parts {
+            let shown = match part {
+                Part::Body => Shown::Body("body"),
+                Part::BodyJson => Shown::Body("body as a JSON string"),
+                Part::FormSorted => Shown::Body("form fields, sorted"),
+                Part::Secret => Shown::Hidden("secret"),
+                Part::Value { place: Place { at: At::Header(name), .. }, .. } if is_credential(name, &HeaderValue::from_static("")) => {
+                    Shown::Hidden("credential")
+                }
+                Part::Url(_) | Part::UrlBase | Part::Path | Part::Target | Part::QuerySorted | Part::Value { place: Place { at: At::Query(_), .. }, .. } => {
+                    Shown::Url
+                }
+                Part::Literal(_) | Part::BodySha256 | Part::BodyCrc32 | Part::Timestamp | Part::Method | Part::Value { .. } | Part::Param(_) => Shown::Text,
+            };
+            part.render(render, &mut |bytes| put(shown, bytes))?;
+        }
+        Ok(())
+    }
+
     /// Refuses a body that could be the rest of the text before it.
     pub(super) fn check_body(&self, first: Option<u8>) -> Result<(), Reject> {
         if self.guard_body && first.is_some_and(is_plain) {
@@ -292,6 +314,18 @@ impl Template {
         }
         Ok(())
     }
+}
+
+/// How a part of what is signed may be shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shown {
+    Text,
+    /// A part of a URL, whose query may hold a credential.
+    Url,
+    /// The body, in some form: its length only.
+    Body(&'static str),
+    /// What nobody may see.
+    Hidden(&'static str),
 }
 
 /// What the parts are rendered from.

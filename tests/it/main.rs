@@ -4,6 +4,7 @@ mod cli;
 mod client_address;
 mod delivery;
 mod docs;
+mod explain;
 mod filters;
 mod framing;
 mod http2;

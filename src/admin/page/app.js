@@ -2,15 +2,18 @@
 import { h, tree } from "/assets/json.js";
 
 const $ = (id) => document.getElementById(id);
-const KEEP = { received: 100, decisions: 200 };
+const KEEP = { received: 100, decisions: 200, kept: 200 };
+const PATHS = { received: "/api/v1/inspector/events", decisions: "/api/v1/decisions", kept: "/api/v1/refused" };
 const GOOD = new Set(["forwarded", "duplicate", "dropped", "unmatched", "responded"]);
 
 const state = {
   view: "received",
   received: [],
   decisions: [],
-  last: { received: 0, decisions: 0 },
-  selected: { received: null, decisions: null },
+  kept: [],
+  keeps: false,
+  last: { received: 0, decisions: 0, kept: 0 },
+  selected: { received: null, decisions: null, kept: null },
   policy: null,
 };
 
@@ -31,14 +34,14 @@ async function pull(view, newest) {
   // After a restart the gate counts from 1 again.
   if (newest < state.last[view]) Object.assign(state, { [view]: [] }).last[view] = 0;
   if (newest === state.last[view]) return false;
-  const path = view === "received" ? "/api/v1/inspector/events" : "/api/v1/decisions";
-  const answer = await ask(`${path}?after=${state.last[view]}`);
-  const fresh = view === "received"
-    ? answer.events.map((event) => ({ seq: event.number, id: event.id, event }))
-    : answer.decisions.map(({ seq, line }) => ({ seq, id: line.event_id, line }));
+  const answer = await ask(`${PATHS[view]}?after=${state.last[view]}`);
+  const fresh = view === "decisions"
+    ? answer.decisions.map(({ seq, line }) => ({ seq, id: line.event_id, line }))
+    : answer.events.map((event) => ({ seq: event.number, id: event.id, [view === "kept" ? "refusal" : "event"]: event }));
   fresh.reverse().forEach((item) => { item.fresh = state.last[view] > 0; });
   state[view] = [...fresh, ...state[view]].slice(0, KEEP[view]);
   state.last[view] = answer.last;
+  if (view === "kept") state.keeps = answer.on;
   return fresh.length > 0;
 }
 
@@ -80,6 +83,12 @@ function row(item) {
       h("span", { class: "line" }, h("span", { class: "strong" }, event.route), event.event_type && h("span", { class: "type" }, event.event_type), h("span", { class: "grow" }), h("time", { datetime: event.received }, clock(event.received))),
       h("span", { class: "line" }, h("span", { class: "mono dim cut grow" }, `${event.method} ${event.path}`), event.duplicate && chip("copy", "warn"), h("span", { class: "dim" }, size(event.body_bytes)), verified(event.verified)));
   }
+  if (state.view === "kept") {
+    const { refusal } = item;
+    return h("div", attributes,
+      h("span", { class: "line" }, chip(refusal.reason, refusal.observed ? "warn" : "bad"), h("span", { class: "strong cut" }, refusal.route), h("span", { class: "grow" }), h("time", { datetime: refusal.received }, clock(refusal.received))),
+      h("span", { class: "line" }, h("span", { class: "mono dim cut grow" }, `${refusal.method} ${refusal.path}`), h("span", { class: "dim" }, refusal.client), refusal.body_bytes !== null && h("span", { class: "dim" }, size(refusal.body_bytes))));
+  }
   const { line } = item;
   const where = [line.method, line.path].filter(Boolean).join(" ");
   return h("div", attributes,
@@ -93,7 +102,7 @@ function shown() {
   return state[state.view].filter((item) => {
     if (refused && GOOD.has(item.line.outcome)) return false;
     if (words.length === 0) return true;
-    item.text ??= JSON.stringify(item.event ?? item.line).toLowerCase();
+    item.text ??= JSON.stringify(item.event ?? item.line ?? item.refusal).toLowerCase();
     return words.every((word) => item.text.includes(word));
   });
 }
@@ -101,6 +110,13 @@ function shown() {
 function empty() {
   const filtered = state[state.view]?.length > 0;
   if (filtered) return [h("p", {}, "Nothing here matches the filter.")];
+  if (state.view === "kept") {
+    return [
+      h("h2", {}, state.keeps ? "Nothing refused yet" : "Refused events are not kept"),
+      h("p", {}, state.keeps ? "Events whose signature, token or time is refused are listed here, with what is wrong with them." : "The gate keeps the last of them, in memory only, where the policy says so:"),
+      state.keeps ? "" : h("pre", {}, '[admin]\ncapture = { refused = 20, max_body = "64KiB" }'),
+    ];
+  }
   if (state.view === "decisions") return [h("h2", {}, "No request yet"), h("p", {}, "Every request that comes to the gate is listed here, taken or refused, with its reason.")];
   return [
     h("h2", {}, "Nothing received yet"),
@@ -112,7 +128,7 @@ function empty() {
 }
 
 function draw() {
-  for (const view of ["received", "decisions"]) document.querySelector(`[data-count=${view}]`).textContent = state[view].length;
+  for (const view of Object.keys(PATHS)) document.querySelector(`[data-count=${view}]`).textContent = state[view].length;
   const listed = state.view !== "policy";
   $("list").hidden = !listed;
   document.body.dataset.view = state.view;
@@ -121,7 +137,7 @@ function draw() {
   const top = $("rows").scrollTop;
   $("rows").replaceChildren(...items.map(row));
   $("rows").scrollTop = top;
-  $("rows").setAttribute("aria-label", state.view === "received" ? "Received events" : "Decisions");
+  $("rows").setAttribute("aria-label", { received: "Received events", decisions: "Decisions", kept: "Refused events" }[state.view]);
   const chosen = state.selected[state.view];
   if (items.some((item) => item.seq === chosen)) $("rows").setAttribute("aria-activedescendant", `row-${chosen}`);
   else $("rows").removeAttribute("aria-activedescendant");
@@ -223,6 +239,21 @@ function headers(event) {
     h("tbody", {}, ...event.headers.map(([name, value]) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, value))))));
 }
 
+/** What was read where, what was signed, and what is wrong. */
+function explained(told) {
+  const found = (told.findings ?? []).map((finding) => h("li", {}, finding.text, " ", h("code", { class: "dim" }, finding.cause)));
+  const certain = (told.findings ?? []).some((finding) => finding.certain);
+  const signed = (told.signed ?? []).flatMap((text) => [h("pre", { class: "raw", tabindex: "0" }, text.text), h("p", { class: "dim" }, `${text.bytes} bytes${text.sha256 ? `, SHA-256 ${text.sha256}` : "; the secret is part of it"}`)]);
+  const notes = [...(told.request?.notes ?? []), ...(told.notes ?? [])].map((note) => h("li", {}, note));
+  const parts = [];
+  if (found.length) parts.push(block(told.verdict === "accept" ? "Notes" : certain ? "What is wrong" : "What may be wrong", h("ul", { class: "findings" }, ...found)));
+  if (notes.length) parts.push(block("Of this event", h("ul", {}, ...notes)));
+  const read = (told.read ?? []).map(({ what, where }) => [what, where]);
+  if (read.length) parts.push(block("What was read", facts([["scheme", told.scheme], ...read])));
+  if (signed.length) parts.push(block("What is signed", ...signed));
+  return parts;
+}
+
 let drawn = 0;
 
 async function detail() {
@@ -234,13 +265,35 @@ async function detail() {
     pane.replaceChildren(h("p", { class: "hint" }, state[state.view].length ? "Choose one on the left." : ""));
     return;
   }
+  if (item.refusal) {
+    const { refusal } = item;
+    const parts = [h("h2", {}, refusal.reason, " ", h("small", { class: "mono dim" }, item.id)), block("Verdict", facts([
+      ["Detail", refusal.detail], ["Route", refusal.route], ["Client", refusal.client], ["Observed only", refusal.observed ? "the event went on" : undefined], ["Time", refusal.received],
+    ]))];
+    for (const [path, shown] of [["explanations", explained], ["refused", (event) => [event.body === null ? "" : body(event), headers(event)]]]) {
+      try {
+        parts.push(...shown(await ask(`/api/v1/${path}/${encodeURIComponent(item.id)}`)));
+      } catch (error) {
+        parts.push(h("p", { class: "hint" }, error.message));
+      }
+    }
+    if (now !== drawn) return;
+    pane.replaceChildren(...parts);
+    pane.scrollTop = 0;
+    return;
+  }
   const line = item.line ?? state.decisions.find((found) => found.id === item.id)?.line;
   const kept = state.received.some((found) => found.id === item.id);
   const title = item.event ? item.event.event_type ?? item.event.route : line.reason ?? line.outcome;
   const parts = [h("h2", {}, title, " ", h("small", { class: "mono dim" }, item.id ?? ""))];
   if (line) parts.push(block("Verdict", verdict(line)));
   else if (item.event) parts.push(block("Verdict", facts([["Verified", verified(item.event.verified)], ["Provider", item.event.provider]])));
-  if (item.line && line.outcome === "refused") parts.push(h("p", { class: "hint" }, "A refused request's body is not kept."));
+  if (item.line && line.outcome === "refused") {
+    const known = state.kept.find((found) => found.id === item.id);
+    parts.push(known
+      ? h("p", {}, h("button", { class: "link", onclick: () => { show("kept"); select(known.seq); } }, "Why? This event is kept"))
+      : h("p", { class: "hint" }, "A refused request is kept only where the policy says so: see Refused."));
+  }
   if (kept || item.event) {
     try {
       const event = await ask(`/api/v1/inspector/events/${encodeURIComponent(item.id)}`);
@@ -316,6 +369,7 @@ async function status() {
     if (sums.has(outcome) || outcome === "forwarded" || outcome === "refused") cells.splice(-1, 0, [outcome, sums.get(outcome) ?? 0, KINDS[outcome]]);
   }
   $("totals").replaceChildren(...cells.map(([name, n, kind]) => h("div", { class: kind }, h("dt", {}, name), h("dd", {}, n.toLocaleString("en")))));
+  state.keeps = said.keeps_refused;
   $("version").textContent = `hooklatch ${said.version}`;
 }
 
@@ -323,7 +377,7 @@ let pulling = Promise.resolve();
 
 function newest(numbers) {
   pulling = pulling.then(async () => {
-    const changed = await Promise.all([pull("received", numbers.events), pull("decisions", numbers.decisions)]);
+    const changed = await Promise.all([pull("received", numbers.events), pull("decisions", numbers.decisions), pull("kept", numbers.refused)]);
     if (!changed.includes(true)) return;
     draw();
     const first = shown()[0];
@@ -381,7 +435,7 @@ document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") $("rows").focus();
     return;
   }
-  const views = { 1: "received", 2: "decisions", 3: "policy" };
+  const views = { 1: "received", 2: "decisions", 3: "kept", 4: "policy" };
   const inList = event.target === document.body || event.target === $("rows") || event.target.closest("#list");
   if (views[event.key]) show(views[event.key]);
   else if (event.key === "/") { event.preventDefault(); $("filter").focus(); }
@@ -390,7 +444,7 @@ document.addEventListener("keydown", (event) => {
   else if (event.key === "Enter" && event.target === $("rows")) $("detail").focus();
 });
 
-show(["received", "decisions", "policy"].includes(location.hash.slice(1)) ? location.hash.slice(1) : "received");
+show(["received", "decisions", "kept", "policy"].includes(location.hash.slice(1)) ? location.hash.slice(1) : "received");
 status().catch(() => {});
 setInterval(() => { if (!document.hidden) status().catch(() => {}); }, 10_000);
 listen();

@@ -96,6 +96,13 @@ impl Setup {
         self
     }
 
+    /// Lines of `[admin]`.
+    pub(crate) fn admin_keys(mut self, lines: &str) -> Self {
+        self.admin.push_str(lines);
+        self.admin.push('\n');
+        self
+    }
+
     /// Lines of `[state]`.
     pub(crate) fn state(mut self, lines: &str) -> Self {
         self.state.push_str(lines);
