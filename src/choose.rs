@@ -179,6 +179,11 @@ impl Plan {
         self.anonymous.as_ref()
     }
 
+    /// The path parameters that its conditions name.
+    pub(crate) fn path_params(&self) -> impl Iterator<Item = &String> {
+        self.branches.iter().filter_map(|branch| branch.when.as_ref()).flat_map(Condition::path_params)
+    }
+
     /// Whether a filter may choose this destination.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.branches.iter().any(|branch| *branch.to == *name)

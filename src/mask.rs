@@ -493,7 +493,7 @@ mod tests {
         check("[routes.a.b]\n\"#c\" = \"hun#ter2\"\n", "[routes.a.b]\n\"#c\" = \"********\"\n");
         check("[admin]\ntoken = '''hun\nter2'''\n", "[admin]\ntoken = '''***\n****'''\n");
         check("[admin]\ntoken = \"literal:hunter2\"\n", "[admin]\ntoken = \"literal:*******\"\n");
-        check("[admin]\ntoken = \"\\u0065nv:hunter2\"\n", "[admin]\ntoken = \"*****************\"\n");
+        check("[admin]\ntoken = \"\\u0065nv:hunter2\"\n", "[admin]\ntoken = \"****************\"\n");
         // Where the syntax fails nothing tells a value from the rest.
         check("[admin]\ntoken = \"hunter2\nlisten = [\"a\"]\n\"hunter2\",\n", "[admin]\ntoken = \"*******\nlisten = [\"*\"]\n\"*******\",\n");
     }

@@ -173,6 +173,13 @@ impl FromStr for Path {
     }
 }
 
+impl Path {
+    /// The names between its braces.
+    pub(crate) fn params(&self) -> &[Arc<str>] {
+        &self.params
+    }
+}
+
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)

@@ -160,8 +160,8 @@ const BINARY: &[(&str, Binary)] = &[
     (operators::MODULO, Binary::Modulo),
 ];
 
-/// Reads and checks one text.
-pub(super) fn compile(text: &str) -> Result<Node, String> {
+/// Reads and checks one text; hands out the path parameters that it names too.
+pub(super) fn compile(text: &str) -> Result<(Node, Vec<String>), String> {
     if text.trim().is_empty() {
         return Err("the condition is empty".to_owned());
     }
@@ -180,7 +180,7 @@ pub(super) fn compile(text: &str) -> Result<Node, String> {
     })
 }
 
-fn parse(text: &str) -> Result<Node, String> {
+fn parse(text: &str) -> Result<(Node, Vec<String>), String> {
     // Without macros: `all`, `has` and the like stay calls, which is the form we want.
     let parser = Env::default().with_optional_support(false).parser();
     let tree = parser.parse(text).map_err(|errors| match errors.errors.first() {
@@ -192,11 +192,12 @@ fn parse(text: &str) -> Result<Node, String> {
         }
         None => "the condition cannot be read".to_owned(),
     })?;
-    let node = Compiler::default().node(&tree)?;
+    let mut compiler = Compiler::default();
+    let node = compiler.node(&tree)?;
     match &node {
         Node::Constant(value) if !matches!(value, Value::Bool(_)) => Err(format!("the condition is always {}: it must be true or false", value.kind())),
         Node::List(_) | Node::Map(_) | Node::Negate(_) => Err("the condition must be true or false".to_owned()),
-        _ => Ok(node),
+        _ => Ok((node, compiler.params)),
     }
 }
 
@@ -205,6 +206,8 @@ struct Compiler {
     /// Names of the variables in scope, outermost first.
     locals: Vec<String>,
     depth: usize,
+    /// Fields of `path`.
+    params: Vec<String>,
 }
 
 impl Compiler {
@@ -232,7 +235,7 @@ impl Compiler {
             Expr::Ident(name) => self.ident(name),
             Expr::Select(select) => {
                 let operand = self.node(&select.operand)?;
-                known_field(&operand, &select.field)?;
+                self.known_field(&operand, &select.field)?;
                 Ok(Node::Select(Box::new(operand), select.field.clone()))
             }
             Expr::List(list) => Ok(Node::List(list.elements.iter().map(|element| self.node(element)).collect::<Result<_, _>>()?)),
@@ -252,6 +255,20 @@ impl Compiler {
             Expr::Struct(_) => Err("structs are not known in conditions".to_owned()),
             Expr::Comprehension(_) | Expr::Unspecified => Err("the condition cannot be read".to_owned()),
         }
+    }
+
+    /// Refuses a field that a closed record never has; which ones `path` has its route knows.
+    fn known_field(&mut self, operand: &Node, field: &str) -> Result<(), String> {
+        let known = match operand {
+            Node::Root(Root::Event) => EVENT,
+            Node::Root(Root::Client) => CLIENT,
+            Node::Root(Root::Path) => {
+                self.params.push(field.to_owned());
+                return Ok(());
+            }
+            _ => return Ok(()),
+        };
+        if known.contains(&field) { Ok(()) } else { Err(unknown("field", field, known)) }
     }
 
     fn ident(&self, name: &str) -> Result<Node, String> {
@@ -277,7 +294,7 @@ impl Compiler {
             (None, [a, b]) if name == operators::INDEX => {
                 let pair = self.pair([a, b])?;
                 if let Node::Constant(Value::Text(field)) = &pair[1] {
-                    known_field(&pair[0], field.as_str())?;
+                    self.known_field(&pair[0], field.as_str())?;
                 }
                 return Ok(Node::Index(pair));
             }
@@ -292,7 +309,7 @@ impl Compiler {
             ("has", None, [field]) => match &field.expr {
                 Expr::Select(select) => {
                     let operand = self.node(&select.operand)?;
-                    known_field(&operand, &select.field)?;
+                    self.known_field(&operand, &select.field)?;
                     Ok(Node::Has(Box::new(operand), select.field.clone()))
                 }
                 _ => Err("`has` asks for a field, as in has(body.ref)".to_owned()),
@@ -358,16 +375,6 @@ fn constant(literal: &LiteralValue) -> Result<Value<'static>, String> {
         LiteralValue::String(text) => Value::made(text.inner()),
         LiteralValue::Bytes(_) => return Err("bytes are not known in conditions: write text, without the b".to_owned()),
     })
-}
-
-/// Refuses a field that a closed record never has.
-fn known_field(operand: &Node, field: &str) -> Result<(), String> {
-    let known = match operand {
-        Node::Root(Root::Event) => EVENT,
-        Node::Root(Root::Client) => CLIENT,
-        _ => return Ok(()),
-    };
-    if known.contains(&field) { Ok(()) } else { Err(unknown("field", field, known)) }
 }
 
 fn unknown(what: &str, name: &str, known: &[&str]) -> String {

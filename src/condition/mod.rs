@@ -39,18 +39,24 @@ const MAX_VALUES: usize = 250_000;
 pub(crate) struct Condition {
     text: String,
     root: compile::Node,
+    params: Vec<String>,
 }
 
 impl Condition {
     /// Reads and checks the text; the error says what is wrong, where, and what to do.
     pub(crate) fn compile(text: &str) -> Result<Self, String> {
-        let root = compile::compile(text)?;
-        Ok(Self { text: text.to_owned(), root })
+        let (root, params) = compile::compile(text)?;
+        Ok(Self { text: text.to_owned(), root, params })
     }
 
     /// As it was written.
     pub(crate) fn text(&self) -> &str {
         &self.text
+    }
+
+    /// The path parameters that it names.
+    pub(crate) fn path_params(&self) -> &[String] {
+        &self.params
     }
 
     /// Whether it holds for the event. Never longer than the bounds above; what to do on an error is the caller's rule.

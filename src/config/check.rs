@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use super::{Config, RouteConfig};
-use crate::{clock::Clock, route, section::Section};
+use crate::{
+    clock::Clock,
+    route,
+    section::{Section, nearest},
+};
 
 /// The table of all routes; a problem where two of them would take the same requests.
 pub(super) fn table(root: &Section<'_>, names: &[String], routes: &[Option<RouteConfig>]) -> Option<route::Table> {
@@ -55,6 +59,14 @@ pub(super) fn across(root: &Section<'_>, config: &Config) {
                 "no client can show a certificate: the gate does not do TLS (`tls = false`)",
                 "let the gate do TLS, or have what stands in front check the certificate",
             );
+        }
+        if let Some(name) = route.deliver.path_params().find(|name| !route.path.params().iter().any(|known| **known == ***name)) {
+            let known: Vec<&str> = route.path.params().iter().map(|name| &**name).collect();
+            let help = match nearest(name, &known) {
+                Some(near) => format!("did you mean `path.{near}`?"),
+                None => format!("write it into the path: a segment {{{name}}}"),
+            };
+            section.problem("deliver", format!("a condition asks for `path.{name}`, which the path {} does not have", route.path), help);
         }
         if route.verify.is_none() {
             section.warn("verify", "anybody may send here: `verify` is \"none\"", "guard the route with `allow_ips` or `client_cert`, or verify the sender");

@@ -277,6 +277,20 @@ mod tests {
     }
 
     #[test]
+    fn conditions_name_parameters_that_the_path_has() {
+        let check = |path: &str, when: &str, want: &[&str]| {
+            let deliver = format!("deliver = [{{ when = \"{when}\", to = \"http://127.0.0.1:3000/\" }}]");
+            let text = LEAST.replace("deliver = \"http://127.0.0.1:3000/hooks\"", &deliver).replace("\"/github\"", &format!("\"{path}\""));
+            assert_eq!(said(&text), want, "{path} {when}");
+        };
+        check("/{tenant}/github", "path.tenant == 'a' || has(path.tenant) || path['tenant'] == 'b'", &[]);
+        let wrong = ["E routes.github.deliver: a condition asks for `path.tenat`, which the path /{tenant}/github does not have"];
+        check("/{tenant}/github", "path.tenat == 'a'", &wrong);
+        check("/{tenant}/github", "path.tenant == 'a' && !has(path.tenat)", &wrong);
+        check("/{tenant}/github", "path['tenat'] == 'a'", &wrong);
+    }
+
+    #[test]
     fn public_url_is_a_base() {
         let check = |url: &str, good: bool| {
             let said = said(&format!("{LEAST}[server]\npublic_url = \"{url}\"\n"));

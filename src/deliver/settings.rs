@@ -293,10 +293,11 @@ fn read_headers(section: &Section<'_>) -> Option<Vec<(HeaderName, HeaderValue)>>
                 value
             })
         } else {
-            let value = item.string().and_then(|text| HeaderValue::from_bytes(text.as_bytes()).ok());
-            if let (Some(name), Some(value)) = (&name, &value)
+            let mut value = item.string().and_then(|text| HeaderValue::from_bytes(text.as_bytes()).ok());
+            if let (Some(name), Some(value)) = (&name, &mut value)
                 && is_credential(name, value)
             {
+                value.set_sensitive(true);
                 item.warn(
                     "a credential stands in the policy file",
                     format!("write {key} = {{ from = \"env:NAME\" }}, so that the policy can be shared and reviewed"),
