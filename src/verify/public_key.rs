@@ -578,7 +578,7 @@ fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, rest) = bytes.split_first()?;
     let (&first, rest) = rest.split_first()?;
     let (len, rest) = match first {
-        0..0x80 => (usize::from(first), rest),
+        0..=0x7f => (usize::from(first), rest),
         0x81..=0x83 => {
             let (len, rest) = rest.split_at_checked(usize::from(first - 0x80))?;
             (len.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte)), rest)
