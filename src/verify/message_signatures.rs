@@ -555,7 +555,7 @@ impl Bound {
 
     fn judge(&self, candidate: &Candidate, facts: &Facts<'_>, body: &Chunks, now_ms: i64) -> Result<Held, Reject> {
         let (components, timestamp_ms) = self.head(candidate, now_ms)?;
-        if self.settings.covers_body && body.len() > 0 && !covered(&components, DIGEST) {
+        if self.settings.covers_body && !body.is_empty() && !covered(&components, DIGEST) {
             return Err(malformed("the signature does not cover `content-digest`, so nothing vouches for the body"));
         }
         let base = base(&components, &candidate.input, facts)?;

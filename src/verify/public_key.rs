@@ -235,7 +235,7 @@ impl PublicKey {
     /// SubjectPublicKeyInfo, as `PUBLIC KEY` has it.
     pub(crate) fn from_spki(der: &[u8]) -> Result<Self, String> {
         match SubjectPublicKeyInfo::from_der(der) {
-            Ok((rest, spki)) if rest.is_empty() => Self::of_spki(&spki),
+            Ok(([], spki)) => Self::of_spki(&spki),
             _ => Err("it is no SubjectPublicKeyInfo".to_owned()),
         }
     }
@@ -243,7 +243,7 @@ impl PublicKey {
     /// The key of an X.509 certificate. Dates, names and issuer are the caller's to judge.
     pub(crate) fn from_certificate(der: &[u8]) -> Result<Self, String> {
         match X509Certificate::from_der(der) {
-            Ok((rest, certificate)) if rest.is_empty() => Self::of_spki(certificate.public_key()),
+            Ok(([], certificate)) => Self::of_spki(certificate.public_key()),
             _ => Err("it is no X.509 certificate".to_owned()),
         }
     }
