@@ -256,12 +256,8 @@ pub(crate) fn run(path: &Path, ready_file: Option<&Path>) -> Result<(), Failure>
 pub(crate) fn try_out(config: &Config) -> Vec<Problem> {
     let clock = Clock::system();
     let metrics = Metrics::with_clock(env!("CARGO_PKG_VERSION"), clock.clone());
-    let engine = match filter::Engine::new(None) {
-        Ok(engine) => engine,
-        Err(fault) => return vec![Problem::error("filters", None, fault.to_string())],
-    };
     let keys = Keys::new(None, clock.clone(), metrics.clone());
-    let opener = Opener::new(clock, metrics, engine, Arc::default(), keys);
+    let opener = Opener::new(clock, metrics, filter::Engine::new(None), Arc::default(), keys);
     opener.open(config, 1).err().unwrap_or_default()
 }
 
@@ -289,7 +285,7 @@ async fn serve(path: &Path, config: Config, state_dir: PathBuf, clock: Clock, re
         .map_err(|why| Failure::Start(format!("the audit file cannot be written: {why}")))?;
     let listener = Listener::open(&config.listen, context(&config), &state_dir, clock.clone())?;
     let inspector = Arc::new(deliver::inspector::Store::default());
-    let engine = filter::Engine::with_kv(Some(state_dir.join("filters")), Arc::new(state.clone())).map_err(|why| Failure::Start(why.to_string()))?;
+    let engine = filter::Engine::with_kv(Some(state_dir.join("filters")), Arc::new(state.clone()));
     let keys = Keys::new(Some(state_dir.join("keys")), clock.clone(), metrics.clone());
     let opener = Arc::new(Opener::new(clock.clone(), metrics.clone(), engine, inspector.clone(), keys));
     let (policy, config) = blocking({

@@ -207,7 +207,7 @@ mod tests {
     fn opener() -> Opener {
         let clock = Clock::hand(0);
         let metrics = Metrics::with_clock("0", clock.clone());
-        let engine = filter::Engine::new(None).expect("an engine");
+        let engine = filter::Engine::new(None);
         Opener::new(clock.clone(), metrics.clone(), engine, Arc::default(), Keys::new(None, clock, metrics))
     }
 

@@ -27,7 +27,7 @@ impl FilterCall {
         let table = reader.parse();
         let settings = super::read("bench", reader.root(&table)).ok_or_else(|| format!("{:?}", reader.problems()))?;
         let metrics = Metrics::new("bench");
-        let engine = super::Engine::new(None).map_err(|fault| fault.to_string())?;
+        let engine = super::Engine::new(None);
         let filter = super::Filter::load(&engine, &settings, Clock::system(), &metrics).map_err(|fault| fault.to_string())?;
         Ok(Self { chain: vec![filter], event: event(body), metrics: metrics.route::<&str>("bench", "github", &[]) })
     }

@@ -101,7 +101,7 @@ async fn call(filter: &Filter, event: &mut Event, known: Known<'_>) -> Result<De
     }
     // Waiting for room counts to no limit of the filter's. The semaphore is never closed.
     let _permit = shared.engine.0.permits.acquire().await;
-    let _running = shared.engine.running();
+    let _running = shared.engine.runtime()?.running();
     let started = shared.clock.mono();
     let result = match tokio::time::timeout(shared.settings.timeout, run(filter, event, known)).await {
         Ok(result) => result,

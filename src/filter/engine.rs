@@ -8,7 +8,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
     thread::{self, Thread},
@@ -50,13 +50,19 @@ const CACHED: usize = 64;
 pub(crate) struct Engine(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
-    pub(super) engine: wasmtime::Engine,
-    pub(super) linker: Linker<Call>,
+    /// Made for the first filter: its pool reserves terabytes of address space, which a gate without filters does without.
+    runtime: OnceLock<Runtime>,
     pub(super) permits: Semaphore,
     pub(super) idle: Arc<Semaphore>,
     pub(super) kv: Arc<dyn Kv>,
-    ticker: Ticker,
     cache: Option<PathBuf>,
+}
+
+/// wasmtime, set up.
+pub(super) struct Runtime {
+    pub(super) engine: wasmtime::Engine,
+    pub(super) linker: Linker<Call>,
+    ticker: Ticker,
 }
 
 impl std::fmt::Debug for Engine {
@@ -68,44 +74,43 @@ impl std::fmt::Debug for Engine {
 impl Engine {
     /// An engine whose compiled filters are kept in `cache_dir`, which only this program may write; without it every start
     /// compiles anew (0.1 to 0.3 s for a filter in Rust, 8 to 22 s for one in Python or JavaScript). The filters' kv is in memory.
-    pub(crate) fn new(cache_dir: Option<PathBuf>) -> Result<Self, Fault> {
+    pub(crate) fn new(cache_dir: Option<PathBuf>) -> Self {
         Self::with_kv(cache_dir, Arc::new(Memory::default()))
     }
 
     /// The same with another store for the filters' kv.
-    pub(crate) fn with_kv(cache_dir: Option<PathBuf>, kv: Arc<dyn Kv>) -> Result<Self, Fault> {
-        let failed = |why: &dyn std::fmt::Display| Fault::new("*", Cause::Engine(why.to_string()));
-        let engine = wasmtime::Engine::new(&engine_config()).map_err(|error| failed(&error))?;
-        let mut linker = Linker::new(&engine);
-        bindings::Filter::add_to_linker::<_, Host>(&mut linker, |call| call).map_err(|error| failed(&error))?;
-        let ticker = Ticker::start(&engine).map_err(|error| failed(&error))?;
-        Ok(Self(Arc::new(Inner {
-            engine,
-            linker,
+    pub(crate) fn with_kv(cache_dir: Option<PathBuf>, kv: Arc<dyn Kv>) -> Self {
+        Self(Arc::new(Inner {
+            runtime: OnceLock::new(),
             permits: Semaphore::new(CALLS as usize),
             idle: Arc::new(Semaphore::new(IDLE as usize)),
             kv,
-            ticker,
             cache: cache_dir,
-        })))
+        }))
     }
 
-    /// Counts as a running call until dropped.
-    pub(super) fn running(&self) -> Running<'_> {
-        self.0.ticker.enter()
+    /// wasmtime, set up at the first call; an error says what the system lacks.
+    pub(super) fn runtime(&self) -> Result<&Runtime, Fault> {
+        if let Some(runtime) = self.0.runtime.get() {
+            return Ok(runtime);
+        }
+        let made = Runtime::start().map_err(|why| Fault::new("*", Cause::Engine(why)))?;
+        // Where two threads come here at once the slower one's is dropped.
+        Ok(self.0.runtime.get_or_init(|| made))
     }
 
     /// The compiled component, from the cache if it is there.
     pub(super) fn compile(&self, settings: &Settings) -> Result<Component, Fault> {
-        let file = self.cache_file(&settings.digest);
-        if let Some(component) = file.as_deref().and_then(|file| self.cached(file)) {
+        let engine = &self.runtime()?.engine;
+        let file = self.cache_file(engine, &settings.digest);
+        if let Some(component) = file.as_deref().and_then(|file| cached(engine, file)) {
             return Ok(component);
         }
         let fault = |why: String| Fault::new(&settings.name, Cause::NotAFilter(why));
         if !settings.component.starts_with(b"\0asm") {
             return Err(fault("it is no WebAssembly".to_owned()));
         }
-        let component = Component::from_binary(&self.0.engine, &settings.component).map_err(|error| fault(error.root_cause().to_string()))?;
+        let component = Component::from_binary(engine, &settings.component).map_err(|error| fault(error.root_cause().to_string()))?;
         if let Some(file) = file {
             // A cache that cannot be written costs time at the next start, and nothing else.
             let stored = component.serialize().map_err(io::Error::other).and_then(|compiled| store(&file, &compiled));
@@ -118,24 +123,39 @@ impl Engine {
 
     /// Where the compiled form of a component belongs: named after its bytes and after everything that decides what
     /// the compiler makes of them.
-    fn cache_file(&self, digest: &[u8; 32]) -> Option<PathBuf> {
+    fn cache_file(&self, engine: &wasmtime::Engine, digest: &[u8; 32]) -> Option<PathBuf> {
         let mut hasher = DefaultHasher::new();
-        self.0.engine.precompile_compatibility_hash().hash(&mut hasher);
+        engine.precompile_compatibility_hash().hash(&mut hasher);
         let mut name = data_encoding::HEXLOWER.encode(digest);
         let _ = write!(name, "-{:016x}.cwasm", hasher.finish());
         self.0.cache.as_ref().map(|cache| cache.join(name))
     }
+}
 
-    /// A compiled component that this program wrote before. Anything odd about the file, and it is compiled anew.
-    fn cached(&self, file: &Path) -> Option<Component> {
-        let compiled = fetch(file)?;
-        // SAFETY: `deserialize` wants bytes that wasmtime itself has serialised. `fetch` gives only what `store` has
-        // written: from a folder of this user that nobody else may write, whole by its digest. Whoever can write there can
-        // replace the program too.
-        #[expect(unsafe_code, reason = "loading our own compiled filters is the one exception")]
-        let component = unsafe { Component::deserialize(&self.0.engine, compiled) };
-        component.ok()
+impl Runtime {
+    fn start() -> Result<Self, String> {
+        let engine = wasmtime::Engine::new(&engine_config()).map_err(|error| error.to_string())?;
+        let mut linker = Linker::new(&engine);
+        bindings::Filter::add_to_linker::<_, Host>(&mut linker, |call| call).map_err(|error| error.to_string())?;
+        let ticker = Ticker::start(&engine).map_err(|error| error.to_string())?;
+        Ok(Self { engine, linker, ticker })
     }
+
+    /// Counts as a running call until dropped.
+    pub(super) fn running(&self) -> Running<'_> {
+        self.ticker.enter()
+    }
+}
+
+/// A compiled component that this program wrote before. Anything odd about the file, and it is compiled anew.
+fn cached(engine: &wasmtime::Engine, file: &Path) -> Option<Component> {
+    let compiled = fetch(file)?;
+    // SAFETY: `deserialize` wants bytes that wasmtime itself has serialised. `fetch` gives only what `store` has
+    // written: from a folder of this user that nobody else may write, whole by its digest. Whoever can write there can
+    // replace the program too.
+    #[expect(unsafe_code, reason = "loading our own compiled filters is the one exception")]
+    let component = unsafe { Component::deserialize(engine, compiled) };
+    component.ok()
 }
 
 /// The settings that compiled filters depend on: one function, so that whatever compiles agrees with whatever loads.

@@ -12,7 +12,7 @@ use wasmtime::{Store, UpdateDeadline, WasmBacktrace, component::Component};
 use super::{
     bindings::{self, FilterPre, hooklatch::filter::types::BodyNeed},
     chain::Quarantine,
-    engine::{Engine, TICK},
+    engine::{Engine, Runtime, TICK},
     fault::{Cause, Fault, Limit},
     host::{Call, clean},
     settings::{Allow, OnError, Settings},
@@ -141,8 +141,8 @@ impl Filter {
     pub(crate) fn load(engine: &Engine, settings: &Settings, clock: Clock, metrics: &Arc<Metrics>) -> Result<Arc<Self>, Fault> {
         let fault = |cause| Fault::new(&settings.name, cause);
         let component = engine.compile(settings)?;
-        let imports = imports(engine, &component);
-        let (pre, not_granted) = link(engine, settings, &component, &imports)?;
+        let imports = imports(engine.runtime()?, &component);
+        let (pre, not_granted) = link(engine.runtime()?, settings, &component, &imports)?;
         let shared = Arc::new(Shared { engine: engine.clone(), clock, metrics: metrics.filter(&settings.name), settings: settings.clone() });
         let about = About { imports, not_granted, ..describe(&shared, &pre)? };
         if settings.reuse > 1 && !about.stateless {
@@ -199,7 +199,7 @@ impl Filter {
 
 /// A new store and instance, with its limits set.
 async fn fresh(shared: &Arc<Shared>, pre: &FilterPre<Call>) -> Result<Live, Fault> {
-    let mut store = Store::new(&shared.engine.0.engine, Call::new(shared.clone()));
+    let mut store = Store::new(&shared.engine.runtime()?.engine, Call::new(shared.clone()));
     store.limiter(|call| call);
     store.set_hostcall_fuel(OUTPUT_BYTES);
     store.set_epoch_deadline(1);
@@ -219,18 +219,18 @@ async fn fresh(shared: &Arc<Shared>, pre: &FilterPre<Call>) -> Result<Live, Faul
     }
 }
 
-fn imports(engine: &Engine, component: &Component) -> Vec<String> {
-    component.component_type().imports(&engine.0.engine).map(|(name, _)| name.to_owned()).collect()
+fn imports(runtime: &Runtime, component: &Component) -> Vec<String> {
+    component.component_type().imports(&runtime.engine).map(|(name, _)| name.to_owned()).collect()
 }
 
 /// Ties the imports to the host. `wasi:*` that a toolchain drags in becomes traps, since nothing of it is ever granted.
-fn link(engine: &Engine, settings: &Settings, component: &Component, imports: &[String]) -> Result<(FilterPre<Call>, Vec<&'static str>), Fault> {
+fn link(runtime: &Runtime, settings: &Settings, component: &Component, imports: &[String]) -> Result<(FilterPre<Call>, Vec<&'static str>), Fault> {
     let fault = |cause| Fault::new(&settings.name, cause);
     let strange = imports.iter().find(|name| !(own(name) || name.starts_with("wasi:")));
     if let Some(name) = strange {
         return Err(fault(Cause::UnknownImport(name.clone())));
     }
-    let mut linker = engine.0.linker.clone();
+    let mut linker = runtime.linker.clone();
     if imports.iter().any(|name| name.starts_with("wasi:")) {
         linker.define_unknown_imports_as_traps(component).map_err(|error| fault(Cause::NotAFilter(error.root_cause().to_string())))?;
     }
@@ -260,7 +260,7 @@ fn describe(shared: &Arc<Shared>, pre: &FilterPre<Call>) -> Result<About, Fault>
         let asking = std::thread::Builder::new().name("filter-describe".into()).spawn_scoped(scope, || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|error| fault(error.to_string()))?;
             runtime.block_on(async {
-                let _running = shared.engine.running();
+                let _running = shared.engine.runtime()?.running();
                 match tokio::time::timeout(DESCRIBE, ask(shared, pre)).await {
                     Ok(asked) => asked,
                     Err(_) => Err(fault(format!("it took longer than {}", humantime::format_duration(DESCRIBE)))),
