@@ -217,7 +217,7 @@ async fn the_inspector_lists_and_shows_and_masks() {
 #[tokio::test]
 async fn decisions_policy_and_reload() {
     let gate = gate().await;
-    gate.audit.push(Line::new(EventId::new(), 0, Decision::Refused(Reason::SignatureMismatch)));
+    gate.audit.push(&Line::new(EventId::new(), 0, Decision::Refused(Reason::SignatureMismatch)));
     assert!(gate.audit.flush(Duration::from_secs(30)));
     let list: Value = serde_json::from_str(body(&gate.get("/api/v1/decisions", &bearer()).await)).expect("JSON");
     assert_eq!((list["last"].as_u64(), list["decisions"][0]["line"]["reason"].as_str()), (Some(1), Some("signature_mismatch")));

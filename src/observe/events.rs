@@ -108,7 +108,7 @@ pub(crate) fn decided(audit: &Audit, route: &RouteMetrics, line: Line, now: Mono
         }
     }
     line.would_refuse.iter().for_each(|reason| route.would_refuse(*reason));
-    audit.push(line);
+    audit.push(&line);
 }
 
 /// A text that may hold a stranger's bytes: control characters are escaped, as the pretty form writes them as they are.
