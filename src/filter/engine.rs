@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::{self, Thread},
     time::Duration,
@@ -40,8 +40,12 @@ const TABLES: u32 = 20;
 const MEMORIES: u32 = 4;
 /// One slice of the guest's time.
 pub(super) const TICK: Duration = Duration::from_millis(1);
+/// How many ticks make one while all calls are short; the first slices of a call are so much longer.
+const FAR: u32 = 4;
+/// Ticks after which a call that lasted counts as gone.
+const CLOSE: u32 = 50;
 /// Ticks that the ticker stays awake after the last call.
-const LINGER: u32 = 200;
+const LINGER: u32 = 50;
 /// Compiled filters that are kept on disk; past it the oldest go.
 const CACHED: usize = 64;
 
@@ -145,6 +149,11 @@ impl Runtime {
     pub(super) fn running(&self) -> Running<'_> {
         self.ticker.enter()
     }
+
+    /// A call has met its second tick.
+    pub(super) fn lasting(&self) {
+        self.ticker.seen.lasting.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A compiled component that this program wrote before. Anything odd about the file, and it is compiled anew.
@@ -192,40 +201,50 @@ fn pagemap_scan() -> bool {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 7)
 }
 
-/// The thread that ends slices: one tick a millisecond while calls run, asleep otherwise.
+/// The thread that ends slices: a tick a millisecond while a call runs that lasts, a tick in four while all calls are short, asleep
+/// without calls. Every tick takes the processor away from somebody.
 struct Ticker {
-    active: Arc<AtomicUsize>,
+    seen: Arc<Seen>,
     thread: Thread,
+}
+
+#[derive(Default)]
+struct Seen {
+    /// Calls that run.
+    active: AtomicUsize,
+    /// A call met its second tick: it lasts.
+    lasting: AtomicBool,
 }
 
 impl Ticker {
     fn start(engine: &wasmtime::Engine) -> io::Result<Self> {
-        let active = Arc::new(AtomicUsize::new(0));
-        let (engine, seen) = (engine.weak(), active.clone());
+        let (engine, seen) = (engine.weak(), Arc::<Seen>::default());
+        let looking = seen.clone();
         let handle = thread::Builder::new().name("filter-ticker".into()).spawn(move || {
-            let mut quiet = 0;
+            let (mut quiet, mut close) = (0, 0);
             loop {
                 let Some(engine) = engine.upgrade() else { return };
                 engine.increment_epoch();
                 drop(engine);
-                quiet = if seen.load(Ordering::SeqCst) > 0 { 0 } else { quiet + 1 };
+                quiet = if looking.active.load(Ordering::SeqCst) > 0 { 0 } else { quiet + 1 };
+                close = if looking.lasting.swap(false, Ordering::Relaxed) { CLOSE } else { close.saturating_sub(1) };
                 if quiet > LINGER {
                     // `enter` unparks after it has counted, so a call that begins right here is not missed.
                     thread::park_timeout(Duration::from_secs(10));
                     quiet = LINGER;
                 } else {
-                    thread::sleep(TICK);
+                    thread::sleep(if close > 0 { TICK } else { TICK * FAR });
                 }
             }
         })?;
-        Ok(Self { active, thread: handle.thread().clone() })
+        Ok(Self { seen, thread: handle.thread().clone() })
     }
 
     fn enter(&self) -> Running<'_> {
-        if self.active.fetch_add(1, Ordering::SeqCst) == 0 {
+        if self.seen.active.fetch_add(1, Ordering::SeqCst) == 0 {
             self.thread.unpark();
         }
-        Running(&self.active)
+        Running(&self.seen.active)
     }
 }
 

@@ -35,6 +35,8 @@ pub(super) struct Call {
     pub(super) event: String,
     /// Slices left of the guest's own time.
     pub(super) slices: u32,
+    /// Ticks that it has met.
+    pub(super) ticks: u32,
     /// The limit that ended the call, where the trap does not say.
     pub(super) hit: Option<Limit>,
     memory: usize,
@@ -44,13 +46,14 @@ pub(super) struct Call {
 impl Call {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         let slices = shared.slices();
-        Self { shared, route: "".into(), event: String::new(), slices, hit: None, memory: 0, log_lines: 0 }
+        Self { shared, route: "".into(), event: String::new(), slices, ticks: 0, hit: None, memory: 0, log_lines: 0 }
     }
 
     /// Begins an event; in a fresh instance, with what instantiation has left of the guest's time.
     pub(super) fn begin(&mut self, route: &Arc<str>, event: &str) {
         self.route = route.clone();
         event.clone_into(&mut self.event);
+        self.ticks = 0;
         self.hit = None;
         self.log_lines = 0;
     }

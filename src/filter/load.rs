@@ -211,6 +211,12 @@ async fn fresh(shared: &Arc<Shared>, pre: &FilterPre<Call>) -> Result<Live, Faul
             return Ok(UpdateDeadline::Interrupt);
         }
         call.slices -= 1;
+        call.ticks += 1;
+        if call.ticks > 1
+            && let Ok(runtime) = call.shared.engine.runtime()
+        {
+            runtime.lasting();
+        }
         Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
     });
     match pre.instantiate_async(&mut store).await {

@@ -33,8 +33,7 @@ const REDACT: &[u8] = include_bytes!("../../filters/redact/redact.wasm");
 const ROUTE_BY_EVENT: &[u8] = include_bytes!("../../filters/route-by-event/route-by-event.wasm");
 
 /// One engine for all tests, as in the program, with a cache that outlives them.
-static ENGINE: LazyLock<Engine> =
-    LazyLock::new(|| Engine::new(Some(std::env::temp_dir().join("hooklatch-tests-cwasm"))));
+static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::new(Some(std::env::temp_dir().join("hooklatch-tests-cwasm"))));
 
 static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(|| Metrics::new("test"));
 

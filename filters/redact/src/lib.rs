@@ -15,6 +15,11 @@ use exports::hooklatch::filter::handler::{Description, Event, Guest, Outcome};
 use hooklatch::filter::types::{BodyNeed, Changes, HostError};
 use hooklatch::filter::{config, crypto, log};
 
+/// Room for the events of every day, without growing the instance's memory.
+#[cfg(target_family = "wasm")]
+#[global_allocator]
+static ALLOCATOR: hooklatch_arena::Arena<{ 64 << 10 }> = hooklatch_arena::Arena::new();
+
 struct Redact;
 export!(Redact);
 

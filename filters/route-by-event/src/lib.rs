@@ -12,6 +12,11 @@ use exports::hooklatch::filter::handler::{Description, Event, Guest, Outcome};
 use hooklatch::filter::types::{BodyNeed, Changes};
 use hooklatch::filter::{config, log};
 
+/// Room for the events of every day, without growing the instance's memory.
+#[cfg(target_family = "wasm")]
+#[global_allocator]
+static ALLOCATOR: hooklatch_arena::Arena<{ 64 << 10 }> = hooklatch_arena::Arena::new();
+
 struct RouteByEvent;
 export!(RouteByEvent);
 
