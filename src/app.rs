@@ -116,7 +116,7 @@ impl Drop for Undecided<'_> {
 }
 
 impl Serve for Gate {
-    async fn call(self: Arc<Self>, call: Call) -> Response<Full<Bytes>> {
+    async fn call(self: Arc<Self>, call: Box<Call>) -> Response<Full<Bytes>> {
         let id = call.id;
         let policy = self.policy.load_full();
         let line = self.line(id, &call.conn, Some(&call.head), call.started.wall_ms);

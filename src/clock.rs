@@ -52,6 +52,12 @@ fn start() -> std::time::Instant {
     std::time::Instant::now()
 }
 
+/// The runtime's clock, for its timers.
+#[expect(clippy::disallowed_methods, reason = "this file is the one reader of the clocks")]
+pub(crate) fn runtime_now() -> tokio::time::Instant {
+    tokio::time::Instant::now()
+}
+
 impl Clock {
     pub(crate) fn system() -> Self {
         LazyLock::force(&START);

@@ -19,6 +19,7 @@ mod fetch;
 mod filter;
 mod guard;
 mod keys;
+mod limit;
 mod listen;
 mod mask;
 mod observe;

@@ -25,7 +25,7 @@ use crate::{
     receive,
     reject::{Reason, Reject},
     replay::{self, Claim, Claimed},
-    route::{self, Match},
+    route::Match,
     validate,
     verify::{Facts, Signed, cases::Request},
 };
@@ -41,7 +41,7 @@ pub(crate) struct Trail {
 }
 
 /// Walks one request from its head to its answer.
-pub(crate) async fn run(gate: &Gate, policy: &Policy, mut call: Call, trail: &mut Trail) -> Result<Outcome, Reject> {
+pub(crate) async fn run(gate: &Gate, policy: &Policy, mut call: Box<Call>, trail: &mut Trail) -> Result<Outcome, Reject> {
     let client = client::identify(&policy.clients, &call.conn, &mut call.head.headers)?;
     trail.line.client_ip = Some(client.ip);
     let matched = policy.table.find(&call.head, server_name(&call.conn))?;
@@ -78,8 +78,8 @@ struct Received {
 }
 
 /// Judges the proof: the head before the body, the body as it arrives.
-async fn receive_and_verify(gate: &Gate, policy: &Policy, route: &Route, client: &Client, call: Call, trail: &mut Trail) -> Result<Received, Reject> {
-    let Call { id, started, conn, head, body } = call;
+async fn receive_and_verify(gate: &Gate, policy: &Policy, route: &Route, client: &Client, call: Box<Call>, trail: &mut Trail) -> Result<Received, Reject> {
+    let Call { id, started, conn, head, body } = *call;
     let base = base(policy, &conn, &head);
     let facts = Facts { method: &head.method, base: &base, target: head.uri.path_and_query().map_or("/", |target| target.as_str()), headers: &head.headers };
     let prepared = route.verify.prepare(&facts, started.wall_ms);
@@ -188,7 +188,7 @@ fn base<'p>(policy: &'p Policy, conn: &Conn, head: &http::request::Parts) -> Cow
         None => {
             let host =
                 head.uri.authority().map(http::uri::Authority::as_str).or_else(|| head.headers.get(http::header::HOST).and_then(|host| host.to_str().ok()));
-            Cow::Owned(format!("{}://{}", scheme(conn), host.unwrap_or_default()))
+            Cow::Owned([scheme(conn), "://", host.unwrap_or_default()].concat())
         }
     }
 }
@@ -221,7 +221,6 @@ fn event(route: &Route, client: Client, admitted: Admitted, matched: Match, rece
         }
     }
     trail.observed(admitted.would_refuse);
-    let host = route::host(&head).ok().flatten().map(Cow::into_owned);
     let event = Box::new(Event {
         id,
         route: route.name.clone(),
@@ -234,7 +233,7 @@ fn event(route: &Route, client: Client, admitted: Admitted, matched: Match, rece
         client,
         client_cert: admitted.cert,
         scheme: scheme(&conn),
-        host,
+        host: matched.host,
         path: head.uri.path().to_owned(),
         query: head.uri.query().map(str::to_owned),
         secret_params: route.credential_params.clone(),
@@ -310,7 +309,7 @@ async fn deliver(gate: &Gate, route: &Arc<Route>, event: Box<Event>, claimed: Cl
         Verdict::Pass => match choose(gate, route, &event) {
             Chosen::Parcels(parcels) => {
                 let branches = &mut trail.line.branches;
-                let sent = deliver::send(parcels, &route.destinations, Arc::from(event), claimed, route.acknowledge.answer(), &gate.afterwork, branches);
+                let sent = deliver::send(parcels, &route.destinations, Arc::from(event), claimed, || route.acknowledge.answer(), &gate.afterwork, branches);
                 return sent.await;
             }
             Chosen::Unmatched(Unmatched::Drop) => (Ending::Unmatched, route.acknowledge.answer()),

@@ -3,7 +3,7 @@
 //! The pieces are kept as they came, never joined, so that what a receiver gets is what was verified; only pieces that would cost more
 //! to keep than to copy are put together. Bounded in size, in time, and in what all bodies together may hold.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http_body::Body;
@@ -12,6 +12,7 @@ use http_body_util::BodyExt;
 use crate::{
     event::{CallBody, Chunks},
     guard::head::too_large,
+    limit::within,
     reject::{Reason, Reject},
 };
 
@@ -52,18 +53,21 @@ pub(crate) async fn body(
     match body {
         #[cfg(test)]
         CallBody::Whole(whole) => sink.take(whole)?,
-        CallBody::Incoming(incoming) => {
+        CallBody::Incoming(mut incoming) => {
             if incoming.size_hint().lower() > limits.body {
                 return Err(too_large(limits.body));
             }
-            let read = drain(incoming, &mut sink);
-            tokio::time::timeout(limits.timeout, read).await.map_err(|_| Reject::new(Reason::BodyTimeout, "the body took longer than `body_timeout`"))??;
+            let mut limit = incoming.limit();
+            limit.set(limits.timeout);
+            let read = within(&mut limit, pin!(drain(&mut incoming, &mut sink))).await;
+            incoming.keep(limit);
+            read.ok_or_else(|| Reject::new(Reason::BodyTimeout, "the body took longer than `body_timeout`"))??;
         }
     }
     Ok(sink.kept.finish())
 }
 
-async fn drain<B, R>(mut body: B, sink: &mut Sink<'_, R>) -> Result<(), Reject>
+async fn drain<B, R>(body: &mut B, sink: &mut Sink<'_, R>) -> Result<(), Reject>
 where
     B: Body<Data = Bytes> + Unpin,
     R: FnMut(u64) -> Result<(), Reject>,
@@ -185,7 +189,7 @@ mod tests {
             feed: &mut feed,
             kept: Kept::default(),
         };
-        futures_util::FutureExt::now_or_never(drain(Frames(frames.into()), &mut sink)).expect("frames are at hand")?;
+        futures_util::FutureExt::now_or_never(drain(&mut Frames(frames.into()), &mut sink)).expect("frames are at hand")?;
         let chunks = sink.kept.finish();
         assert_eq!((chunks.to_bytes().as_ref(), fed.as_slice()), (whole.as_slice(), whole.as_slice()));
         assert_eq!((chunks.len(), room - left), (whole.len(), whole.len() as u64));

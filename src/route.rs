@@ -95,6 +95,8 @@ pub(crate) struct Match {
     pub(crate) params: Vec<(String, String)>,
     /// What the path's `*` matched.
     pub(crate) rest: Option<String>,
+    /// The host asked for, without a port and in lower case.
+    pub(crate) host: Option<String>,
 }
 
 // -- patterns --
@@ -254,6 +256,7 @@ impl Table {
                         index: leaf.index,
                         params: leaf.params.iter().map(|name| (name.to_string(), plain(value(name)))).collect(),
                         rest: leaf.rest.then(|| value("rest").to_owned()),
+                        host: host.as_deref().map(str::to_owned),
                     });
                 }
             }
@@ -352,7 +355,7 @@ fn is_address(name: &str) -> bool {
 }
 
 /// The host a request is for, lower case and without its port; `None` only for HTTP/1.0.
-pub(crate) fn host(head: &Parts) -> Result<Option<Cow<'_, str>>, Reject> {
+fn host(head: &Parts) -> Result<Option<Cow<'_, str>>, Reject> {
     let bad = |why: &'static str| Reject::new(Reason::BadTarget, why);
     let mut lines = head.headers.get_all(header::HOST).iter();
     let field = match lines.next() {

@@ -2,10 +2,17 @@
 //!
 //! Nothing that was received about framing or hops is passed on, and nobody but the gate says `Hooklatch-*` or `X-Forwarded-*`.
 
+use std::{
+    fmt::{self, Write as _},
+    net::IpAddr,
+};
+
+use bytes::{BufMut, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method,
     header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, FORWARDED, HOST},
 };
+use uuid::Uuid;
 
 use crate::event::{Event, is_credential};
 
@@ -33,7 +40,7 @@ pub(super) struct Rule<'a> {
 
 /// The header fields of the request to the receiver.
 pub(super) fn outgoing(event: &Event, rule: &Rule<'_>) -> HeaderMap {
-    let mut out = HeaderMap::with_capacity(event.headers.keys_len() + rule.own.len() + 16);
+    let mut out = HeaderMap::with_capacity(event.headers.len() + rule.own.len() + OURS);
     let named = named_in_connection(&event.headers);
     for (name, value) in &event.headers {
         if travels(name) && name != HOST && !is_ours_or_forwarded(name) && !names(&named, name) && !(rule.strip_credentials && is_credential(name, value)) {
@@ -43,23 +50,25 @@ pub(super) fn outgoing(event: &Event, rule: &Rule<'_>) -> HeaderMap {
     if let Some(host) = rule.host {
         out.insert(HOST, host.clone());
     }
+    let mut values = Values::of(event);
     // A receiver that wants a length gets one, even of nothing.
     if !event.body.is_empty() || !matches!(event.method, Method::GET | Method::HEAD) {
-        out.insert(CONTENT_LENGTH, event.body.len().into());
+        out.insert(CONTENT_LENGTH, values.write(|out| digits(out, event.body.len())));
     }
-    out.insert(FORWARDED_FOR, value(event.client.ip.to_string()));
+    let ip = values.write(|out| address(out, event.client.ip));
+    out.insert(FORWARDED, values.write(|out| forwarded(out, event, ip.to_str().unwrap_or_default())));
+    out.insert(FORWARDED_FOR, ip);
     out.insert(FORWARDED_PROTO, HeaderValue::from_static(event.scheme));
     if let Some(host) = &event.host {
-        out.insert(FORWARDED_HOST, value(host.as_str()));
+        out.insert(FORWARDED_HOST, values.write(|out| out.write_str(host)));
     }
-    out.insert(FORWARDED, forwarded(event));
-    out.insert(EVENT_ID, value(event.id.to_string()));
-    out.insert(ROUTE, value(&*event.route));
+    out.insert(EVENT_ID, values.write(|out| out.write_str(event.id.0.as_hyphenated().encode_lower(&mut Uuid::encode_buffer()))));
+    out.insert(ROUTE, values.write(|out| out.write_str(&event.route)));
     if let Some(provider) = &event.provider {
-        out.insert(PROVIDER, value(&**provider));
+        out.insert(PROVIDER, values.write(|out| out.write_str(provider)));
     }
     out.insert(VERIFIED, HeaderValue::from_static(event.verification.code()));
-    out.insert(ATTEMPT, rule.attempt.into());
+    out.insert(ATTEMPT, if rule.attempt == 1 { HeaderValue::from_static("1") } else { rule.attempt.into() });
     if let Some(basic) = rule.basic {
         out.insert(AUTHORIZATION, basic.clone());
     }
@@ -67,6 +76,28 @@ pub(super) fn outgoing(event: &Event, rule: &Rule<'_>) -> HeaderMap {
         out.insert(name.clone(), value.clone());
     }
     out
+}
+
+/// How many fields [`outgoing`] writes itself, at most.
+const OURS: usize = 12;
+
+/// Values made for one request: all in one piece of memory.
+struct Values(BytesMut);
+
+impl Values {
+    /// Room for every value that `event` makes, as far as it can be told.
+    fn of(event: &Event) -> Self {
+        let host = event.host.as_ref().map_or(0, String::len);
+        let provider = event.provider.as_ref().map_or(0, |provider| provider.len());
+        Self(BytesMut::with_capacity(200 + 2 * host + event.route.len() + provider))
+    }
+
+    /// Bytes that no field may hold cannot come here but from a policy's names; such a value is left empty.
+    fn write(&mut self, write: impl FnOnce(&mut BytesMut) -> fmt::Result) -> HeaderValue {
+        // A buffer takes everything.
+        let _ = write(&mut self.0);
+        HeaderValue::from_maybe_shared(self.0.split().freeze()).unwrap_or_else(|_| HeaderValue::from_static(""))
+    }
 }
 
 /// Takes out of a receiver's answer what goes no further: hop-by-hop fields, `Set-Cookie`, `Server`, `Hooklatch-*`; the length is
@@ -106,7 +137,13 @@ fn is_ours(name: &HeaderName) -> bool {
 }
 
 fn is_ours_or_forwarded(name: &HeaderName) -> bool {
-    is_ours(name) || name == FORWARDED || name.as_str().starts_with("x-forwarded-")
+    let name = name.as_str();
+    match name.as_bytes().first() {
+        Some(b'f') => name == "forwarded",
+        Some(b'h') => name.starts_with("hooklatch-"),
+        Some(b'x') => name.starts_with("x-forwarded-"),
+        _ => false,
+    }
 }
 
 /// The field names that `Connection` declares to be of one hop.
@@ -117,25 +154,49 @@ fn named_in_connection(headers: &HeaderMap) -> Vec<&[u8]> {
 
 fn names(named: &[&[u8]], name: &HeaderName) -> bool {
     // What a sender could only name to have the receiver miss it stays.
-    !matches!(name.as_str(), "content-type" | "content-encoding" | "host") && named.iter().any(|own| own.eq_ignore_ascii_case(name.as_str().as_bytes()))
+    !named.is_empty()
+        && !matches!(name.as_str(), "content-type" | "content-encoding" | "host")
+        && named.iter().any(|own| own.eq_ignore_ascii_case(name.as_str().as_bytes()))
+}
+
+/// A number in decimal digits; `fmt` takes several times as long.
+fn digits(out: &mut BytesMut, mut number: usize) -> fmt::Result {
+    let mut buffer = [b'0'; 20];
+    let mut at = buffer.len();
+    loop {
+        at -= 1;
+        buffer[at] = b'0' + (number % 10) as u8; // a digit fits
+        number /= 10;
+        if number == 0 {
+            out.extend_from_slice(&buffer[at..]);
+            return Ok(());
+        }
+    }
+}
+
+fn address(out: &mut BytesMut, ip: IpAddr) -> fmt::Result {
+    let IpAddr::V4(v4) = ip else { return write!(out, "{ip}") };
+    for (index, octet) in v4.octets().into_iter().enumerate() {
+        if index > 0 {
+            out.put_u8(b'.');
+        }
+        digits(out, octet.into())?;
+    }
+    Ok(())
 }
 
 /// RFC 7239: one element, for the one client that is believed.
-fn forwarded(event: &Event) -> HeaderValue {
-    let mut text = if event.client.ip.is_ipv6() { format!("for=\"[{}]\"", event.client.ip) } else { format!("for={}", event.client.ip) };
-    text.push_str(";proto=");
-    text.push_str(event.scheme);
-    if let Some(host) = event.host.as_deref().filter(|host| !host.contains(['"', '\\'])) {
-        text.push_str(";host=\"");
-        text.push_str(host);
-        text.push('"');
+fn forwarded(out: &mut BytesMut, event: &Event, ip: &str) -> fmt::Result {
+    let (open, close) = if event.client.ip.is_ipv6() { ("for=\"[", "]\"") } else { ("for=", "") };
+    for part in [open, ip, close, ";proto=", event.scheme] {
+        out.write_str(part)?;
     }
-    value(text)
-}
-
-/// Bytes that no field may hold cannot come here but from a policy's names; they are left out.
-fn value(text: impl AsRef<[u8]> + Into<String>) -> HeaderValue {
-    HeaderValue::from_maybe_shared(bytes::Bytes::from(text.into())).unwrap_or_else(|_| HeaderValue::from_static(""))
+    if let Some(host) = event.host.as_deref().filter(|host| !host.contains(['"', '\\'])) {
+        for part in [";host=\"", host, "\""] {
+            out.write_str(part)?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

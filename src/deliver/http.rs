@@ -6,8 +6,7 @@
 
 use std::{
     borrow::Cow,
-    future::Future,
-    pin::Pin,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -16,7 +15,6 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Request, Response, Uri, Version, header::CONTENT_LENGTH, uri::PathAndQuery};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
-use tokio::time::Sleep;
 
 use super::{
     Failure, Phase,
@@ -29,6 +27,7 @@ use crate::{
     clock::Clock,
     egress::{self, Target},
     event::{Chunks, Credentials, Event},
+    limit::{Limit, within},
     outcome::Answer,
 };
 
@@ -91,9 +90,9 @@ impl Http {
     }
 
     /// Sends the event and reads the whole answer before the limit, which is that of `timeout`.
-    pub(super) async fn send(&self, event: &Event, strip_credentials: bool, attempt: u32, mut limit: Pin<&mut Sleep>) -> Result<Answer, Failure> {
+    pub(super) async fn send(&self, event: &Event, strip_credentials: bool, attempt: u32, limit: Limit) -> Result<Answer, Failure> {
         let Some(balance) = &self.balance else {
-            return self.exchange(&self.endpoints[0], event, strip_credentials, attempt, limit.as_mut()).await;
+            return self.exchange(&self.endpoints[0], event, strip_credentials, attempt, limit).await;
         };
         let mut tried = 0_u64;
         let mut last = None;
@@ -107,7 +106,7 @@ impl Http {
                 self.knock(balance, at);
             }
             let mut turn = Turn { balance, peer: pick.peer, health: Health::Unknown };
-            let ended = self.exchange(&self.endpoints[pick.peer], event, strip_credentials, attempt, limit.as_mut()).await;
+            let ended = self.exchange(&self.endpoints[pick.peer], event, strip_credentials, attempt, Limit::until(&limit)).await;
             turn.health = match &ended {
                 Ok(_) | Err(Failure::Redirect { .. } | Failure::Invalid { .. }) => Health::Answered,
                 Err(Failure::Unreachable { .. } | Failure::TimedOut { phase: Phase::Connecting, .. }) => Health::Unreachable,
@@ -130,19 +129,22 @@ impl Http {
             let opened = Connection::open(&endpoint.target, endpoint.prior_knowledge).await.ok();
             lock(&balance).knocked(at, opened.is_some(), Clock::system().mono());
             if let Some(connection) = opened {
-                endpoint.pool.put(connection);
+                endpoint.pool.put(connection, Limit::default());
             }
         });
     }
 
-    async fn exchange(&self, endpoint: &Endpoint, event: &Event, strip_credentials: bool, attempt: u32, mut limit: Pin<&mut Sleep>) -> Result<Answer, Failure> {
+    async fn exchange(&self, endpoint: &Endpoint, event: &Event, strip_credentials: bool, attempt: u32, mut limit: Limit) -> Result<Answer, Failure> {
         let timed_out = |phase| Failure::TimedOut { after: self.timeout, phase };
         let mut reused = endpoint.pool.take();
         loop {
             let (mut connection, fresh) = match reused.take() {
-                Some(connection) => (connection, false),
+                Some((connection, kept)) => {
+                    limit.go_on_with(kept);
+                    (connection, false)
+                }
                 // Rare and large: boxed, so that every other request's future stays small.
-                None => match within(limit.as_mut(), Box::pin(Connection::open(&endpoint.target, endpoint.prior_knowledge))).await {
+                None => match within(&mut limit, Box::pin(Connection::open(&endpoint.target, endpoint.prior_knowledge)).as_mut()).await {
                     Some(Ok(connection)) => (connection, true),
                     Some(Err(OpenError::Connect(why))) => return Err(Failure::Unreachable { why: why.to_string(), sent: false }),
                     Some(Err(OpenError::Handshake(why))) => {
@@ -152,7 +154,7 @@ impl Http {
                 },
             };
             let request = self.request(endpoint, event, strip_credentials, attempt, connection.is_h2())?;
-            let sent = within(limit.as_mut(), connection.send(request)).await;
+            let sent = within(&mut limit, pin!(connection.send(request))).await;
             match sent {
                 None => {
                     if connection.is_h2() {
@@ -161,11 +163,12 @@ impl Http {
                     return Err(timed_out(Phase::Waiting));
                 }
                 Some(Ok(response)) => {
-                    return match within(limit.as_mut(), self.read(response, &connection)).await {
+                    let read = within(&mut limit, pin!(self.read(response, &connection))).await;
+                    return match read {
                         None => Err(timed_out(Phase::Reading)),
                         Some(Ok(answer)) => {
                             if fresh || !connection.is_h2() {
-                                endpoint.pool.put(connection);
+                                endpoint.pool.put(connection, limit);
                             }
                             Ok(answer)
                         }
@@ -341,16 +344,6 @@ fn endpoint(settings: &settings::Http, address: &settings::Address, config: Opti
         basic: address.basic.clone(),
         fixed: PathAndQuery::try_from(written).ok(),
     })
-}
-
-/// The future's end, or `None` when the limit comes first.
-pub(super) async fn within<F: Future>(mut limit: Pin<&mut Sleep>, future: F) -> Option<F::Output> {
-    let mut future = std::pin::pin!(future);
-    std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
-        std::task::Poll::Ready(output) => std::task::Poll::Ready(Some(output)),
-        std::task::Poll::Pending => limit.as_mut().poll(cx).map(|()| None),
-    })
-    .await
 }
 
 /// An HTTP/2 stream that the receiver itself ended, for a reason other than that it never looked at it.

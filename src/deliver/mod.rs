@@ -1,8 +1,8 @@
 //! Delivery: the event goes to its receivers now, and the claim on it ends here.
 //!
 //! Promises: a receiver gets what was verified, byte for byte, under headers that only the gate wrote. The required branch's answer
-//! is the sender's answer; others never decide nor delay it. Once begun, a delivery goes on although the sender hangs up. A claim is
-//! done only after its required branch was answered 2xx, and fails in every other end, cancelled tasks and panics included.
+//! is the sender's answer; others never decide nor delay it. A claim is done only after its required branch was answered 2xx, and
+//! fails in every other end, cancelled tasks and panics included.
 //! Never: follows a redirect, sends twice what may have been acted upon (but for the one repeat of `http.rs`), waits without a limit.
 
 mod balance;
@@ -12,21 +12,10 @@ pub(crate) mod inspector;
 mod pool;
 mod settings;
 
-use std::{
-    collections::HashMap,
-    fmt,
-    future::Future,
-    pin::{Pin, pin},
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{collections::HashMap, fmt, future::Future, pin::pin, sync::Arc, time::Duration};
 
 use ::http::StatusCode;
-use tokio::{
-    sync::{Semaphore, oneshot},
-    time::sleep,
-};
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::task::TaskTracker;
 
 pub(crate) use self::settings::{Settings, looks_like_url, read, read_url};
@@ -34,6 +23,7 @@ use crate::{
     choose::Parcel,
     clock::Clock,
     event::Event,
+    limit::{Limit, within},
     observe::{audit::Branch, events, metrics::DestinationMetrics},
     outcome::{Answer, Ending, Outcome},
     reject::{Extra, Reason, Reject},
@@ -172,13 +162,13 @@ impl Destination {
 
     async fn attempt(&self, event: &Event, strip_credentials: bool, attempt: u32) -> Result<Answer, Failure> {
         // One limit for all of it: a sender waits no longer because it waited for a place first.
-        let mut limit = pin!(sleep(self.timeout));
+        let mut limit = Limit::of(self.timeout);
         // The semaphore is never closed: an error would only mean no limit.
         let _slot = match &self.slots {
             None => None,
             Some(slots) => match slots.try_acquire() {
                 Ok(slot) => Some(slot),
-                Err(_) => http::within(limit.as_mut(), slots.acquire()).await.ok_or(Failure::Busy)?.ok(),
+                Err(_) => within(&mut limit, pin!(slots.acquire())).await.ok_or(Failure::Busy)?.ok(),
             },
         };
         match &self.kind {
@@ -272,14 +262,14 @@ impl Claim for replay::Claimed {
 /// With a required branch: its answer, whatever its status, or the refusal its failure means; other branches go on beside and after
 /// it, or are left out where too many do already. Without one, or where an earlier copy got it done: `acknowledge`, at once. The claim is done with a 2xx of the required branch,
 /// before the sender hears of it; failed otherwise, after the other branches have ended, so that the next copy skips what they did.
-/// Receivers read the claim's attempt in `Hooklatch-Attempt`.
-/// Not cancelled by dropping the future. `branches` gets a line for each entry: what became of it, or `sent` where it goes on alone.
+/// Receivers read the claim's attempt in `Hooklatch-Attempt`. Dropping the future fails the claim: that a sender's hang-up drops nothing
+/// is the promise of `listen`. `branches` gets a line for each entry: what became of it, or `sent` where it goes on alone.
 pub(crate) async fn send<C: Claim>(
     parcels: Vec<Parcel>,
     destinations: &Destinations,
     event: Arc<Event>,
     claim: C,
-    acknowledge: Answer,
+    acknowledge: impl FnOnce() -> Answer,
     afterwork: &Afterwork,
     branches: &mut Vec<Branch>,
 ) -> Result<Outcome, Reject> {
@@ -314,25 +304,36 @@ pub(crate) async fn send<C: Claim>(
         claim.failed().await;
         return Err(why);
     }
-    let to = required.as_ref().map(|delivery| Arc::clone(&delivery.parcel.to));
-    let (ended, status) = Unstoppable::new(custody(required, others, claim, acknowledge, afterwork.clone()), afterwork).await;
-    if let (Some(to), Some(Attempted { result, status })) = (to, status) {
-        branches.push(Branch { to, result, status });
-    }
-    ended
-}
-
-/// How the required branch's attempt went: the word of the metric, and the receiver's status.
-struct Attempted {
-    result: &'static str,
-    status: Option<u16>,
-}
-
-impl Attempted {
-    fn of(ended: &Result<Answer, Failure>) -> Self {
-        match ended {
-            Ok(answer) => Self { result: word(ended), status: Some(answer.status.as_u16()) },
-            Err(_) => Self { result: word(ended), status: None },
+    let others = Background::start(others, afterwork);
+    let Some(delivery) = required else {
+        let answer = acknowledge();
+        return claim.done(&answer).await.map(|()| Outcome { ending: Ending::Forwarded, answer });
+    };
+    let ended = delivery.run().await;
+    let name = Arc::clone(&delivery.parcel.to);
+    branches.push(Branch { to: Arc::clone(&name), result: word(&ended), status: ended.as_ref().ok().map(|answer| answer.status.as_u16()) });
+    match ended {
+        Ok(answer) if answer.status.is_success() => {
+            claim.record_branch(&name, true);
+            others.record_finished(&claim);
+            claim.done(&answer).await?;
+            Ok(Outcome { ending: Ending::Forwarded, answer })
+        }
+        ended => {
+            claim.record_branch(&name, false);
+            if others.is_empty() {
+                claim.failed().await;
+            } else {
+                // The sender need not wait for them; a copy that comes meanwhile finds the event in flight.
+                afterwork.spawn(async move {
+                    others.record_all(&claim).await;
+                    claim.failed().await;
+                });
+            }
+            match ended {
+                Ok(answer) => Ok(Outcome { ending: Ending::Forwarded, answer }),
+                Err(failure) => Err(failure.reject(&name)),
+            }
         }
     }
 }
@@ -344,48 +345,6 @@ fn word(ended: &Result<Answer, Failure>) -> &'static str {
         Ok(_) => "refused",
         Err(failure) => failure.code(),
     }
-}
-
-async fn custody<C: Claim>(
-    required: Option<Delivery>,
-    others: Vec<Delivery>,
-    claim: C,
-    acknowledge: Answer,
-    afterwork: Afterwork,
-) -> (Result<Outcome, Reject>, Option<Attempted>) {
-    let others = Background::start(others, &afterwork);
-    let Some(delivery) = required else {
-        let done = claim.done(&acknowledge).await;
-        return (done.map(|()| Outcome { ending: Ending::Forwarded, answer: acknowledge }), None);
-    };
-    let ended = delivery.run().await;
-    let attempted = Some(Attempted::of(&ended));
-    let name = Arc::clone(&delivery.parcel.to);
-    if let Ok(answer) = &ended
-        && answer.status.is_success()
-    {
-        claim.record_branch(&name, true);
-        others.record_finished(&claim);
-        if let Err(why) = claim.done(answer).await {
-            return (Err(why), attempted);
-        }
-    } else {
-        claim.record_branch(&name, false);
-        if others.is_empty() {
-            claim.failed().await;
-        } else {
-            // The sender need not wait for them; a copy that comes meanwhile finds the event in flight.
-            afterwork.spawn(async move {
-                others.record_all(&claim).await;
-                claim.failed().await;
-            });
-        }
-    }
-    let ended = match ended {
-        Ok(answer) => Ok(Outcome { ending: Ending::Forwarded, answer }),
-        Err(failure) => Err(failure.reject(&name)),
-    };
-    (ended, attempted)
 }
 
 /// One branch of one event.
@@ -435,42 +394,6 @@ impl Background {
     async fn record_all(self, claim: &impl Claim) {
         for (name, end) in self.0 {
             claim.record_branch(&name, end.await.unwrap_or(false));
-        }
-    }
-}
-
-/// A future that runs where it is awaited, and as a task of its own from the moment it is dropped unfinished.
-struct Unstoppable<F: Future + Send + 'static> {
-    work: Option<Pin<Box<F>>>,
-    afterwork: Afterwork,
-}
-
-impl<F: Future + Send + 'static> Unstoppable<F> {
-    fn new(work: F, afterwork: &Afterwork) -> Self {
-        Self { work: Some(Box::pin(work)), afterwork: afterwork.clone() }
-    }
-}
-
-impl<F: Future + Send + 'static> Future for Unstoppable<F> {
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        // Taken out while it runs: what panicked is not run again, and its claim is dropped with it.
-        let mut work = self.work.take().expect("it is not polled after its end");
-        let polled = work.as_mut().poll(cx);
-        if polled.is_pending() {
-            self.work = Some(work);
-        }
-        polled
-    }
-}
-
-impl<F: Future + Send + 'static> Drop for Unstoppable<F> {
-    fn drop(&mut self) {
-        if let Some(work) = self.work.take() {
-            self.afterwork.spawn(async move {
-                work.await;
-            });
         }
     }
 }

@@ -23,6 +23,7 @@ use crate::{
     clock::{Clock, Mono},
     egress::{self, ConnectError, Stream, Target},
     event::Chunks,
+    limit::Limit,
 };
 
 /// The most unused connections on one shelf; one more is closed.
@@ -65,6 +66,8 @@ pub(super) struct Pool {
 
 struct Idle {
     connection: Connection,
+    /// For the next request on it.
+    limit: Limit,
     since: Mono,
 }
 
@@ -162,8 +165,8 @@ impl Pool {
         Arc::new(Self { shelves: (0..SHELVES).map(|_| Mutex::default()).collect(), idle_timeout, reaping: AtomicBool::new(false) })
     }
 
-    /// A connection that was used before.
-    pub(super) fn take(&self) -> Option<Connection> {
+    /// A connection that was used before, and the limit of its last use.
+    pub(super) fn take(&self) -> Option<(Connection, Limit)> {
         let mut shelf = self.shelf();
         while let Some(idle) = shelf.pop() {
             if idle.connection.is_closed() {
@@ -172,20 +175,20 @@ impl Pool {
             if let Connection::H2 { sender, gauge } = &idle.connection {
                 let shared = Connection::H2 { sender: sender.clone(), gauge: Arc::clone(gauge) };
                 shelf.push(Idle { since: Clock::system().mono(), ..idle });
-                return Some(shared);
+                return Some((shared, Limit::default()));
             }
-            return Some(idle.connection);
+            return Some((idle.connection, idle.limit));
         }
         None
     }
 
     /// Back on the shelf of this worker, once it is free for another request.
-    pub(super) fn put(self: &Arc<Self>, connection: Connection) {
+    pub(super) fn put(self: &Arc<Self>, connection: Connection, limit: Limit) {
         if connection.is_closed() {
             return;
         }
         if connection.is_ready() {
-            self.shelve(connection);
+            self.shelve(connection, limit);
             return;
         }
         // The answer came before the request was sent to its end, or the connection's task has not run since.
@@ -197,7 +200,7 @@ impl Pool {
                 Connection::H2 { sender, .. } => tokio::time::timeout(SETTLE, sender.ready()).await,
             };
             if matches!(settled, Ok(Ok(()))) {
-                pool.shelve(connection);
+                pool.shelve(connection, limit);
             }
         });
     }
@@ -207,13 +210,13 @@ impl Pool {
         self.shelf().retain(|idle| !idle.connection.is_h2());
     }
 
-    fn shelve(self: &Arc<Self>, connection: Connection) {
+    fn shelve(self: &Arc<Self>, connection: Connection, limit: Limit) {
         {
             let mut shelf = self.shelf();
             if shelf.len() >= MOST_IDLE || (connection.is_h2() && shelf.iter().any(|idle| idle.connection.is_h2() && !idle.connection.is_closed())) {
                 return;
             }
-            shelf.push(Idle { connection, since: Clock::system().mono() });
+            shelf.push(Idle { connection, limit, since: Clock::system().mono() });
         }
         if !self.reaping.swap(true, Relaxed) {
             tokio::spawn(reap(Arc::downgrade(self), self.idle_timeout));

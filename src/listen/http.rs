@@ -7,7 +7,7 @@
 use std::{
     convert::Infallible,
     future::{Future, poll_fn},
-    panic::AssertUnwindSafe,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     sync::{
         Arc,
@@ -52,6 +52,7 @@ use super::{
 use crate::{
     clock::{Clock, Mono},
     event::{Call, CallBody, Conn, EventId},
+    limit::Limit,
     reject::{Reason, Reject},
 };
 
@@ -244,7 +245,7 @@ impl<S: Serve> Session<S> {
         let framed = flaw.map_or_else(|| framing_check(&head), |flaw| Err(Reject::new(Reason::BadRequest, flaw)));
         let closes = http1 && framed.is_err();
         let started = self.clock.now();
-        let body = CallBody::Incoming(RequestBody { incoming: Some(body), discard: !http1 });
+        let body = CallBody::Incoming(RequestBody { incoming: Some(body), discard: !http1, watch: Arc::clone(watch) });
         let call = Call { id: EventId::at(started.wall_ms), started, conn: Arc::clone(&self.conn), head, body };
         let work = match framed.and_then(|()| self.budget.request()) {
             Ok(guard) => Work::Running(Detached::new(Arc::clone(&self.serve), call, guard)),
@@ -301,27 +302,26 @@ enum Work<S: Serve> {
     Refused(Response<Full<Bytes>>),
 }
 
-type Answered = Result<Response<Full<Bytes>>, Box<dyn std::any::Any + Send>>;
-
 /// A request's work, which goes on in a task of its own if the connection ends first.
 struct Detached<S: Serve> {
-    work: Option<Pin<Box<dyn Future<Output = Answered> + Send>>>,
+    work: Option<Ongoing>,
     serve: Arc<S>,
     conn: Arc<Conn>,
     id: EventId,
 }
 
+/// The place in the budget is for the work: a sender that does not take its answer holds only its connection.
+struct Ongoing {
+    calling: Pin<Box<dyn Future<Output = Response<Full<Bytes>>> + Send>>,
+    guard: RequestGuard,
+}
+
 impl<S: Serve> Detached<S> {
     fn new(serve: Arc<S>, call: Call, guard: RequestGuard) -> Self {
         let (conn, id) = (Arc::clone(&call.conn), call.id);
-        let calling = AssertUnwindSafe(Arc::clone(&serve).call(call)).catch_unwind();
-        // The place in the budget is for the work: a sender that does not take its answer holds only its connection.
-        let work = Box::pin(async move {
-            let answered = calling.await;
-            drop(guard);
-            answered
-        });
-        Self { work: Some(work), serve, conn, id }
+        // Large: put into its box at once, and wrapped in nothing that would move it there once more.
+        let calling = Box::pin(Arc::clone(&serve).call(Box::new(call)));
+        Self { work: Some(Ongoing { calling, guard }), serve, conn, id }
     }
 }
 
@@ -331,25 +331,29 @@ impl<S: Serve> Future for Detached<S> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         let Some(work) = &mut this.work else { return Poll::Pending };
-        let Poll::Ready(answered) = work.as_mut().poll(cx) else { return Poll::Pending };
+        let polled = catch_unwind(AssertUnwindSafe(|| work.calling.as_mut().poll(cx)));
+        if matches!(polled, Ok(Poll::Pending)) {
+            return Poll::Pending;
+        }
         this.work = None;
-        Poll::Ready(match answered {
-            Ok(response) => response,
-            Err(_) => this.serve.panicked(this.id, &this.conn),
-        })
+        match polled {
+            Ok(answered) => answered,
+            Err(_) => Poll::Ready(this.serve.panicked(this.id, &this.conn)),
+        }
     }
 }
 
 impl<S: Serve> Drop for Detached<S> {
     fn drop(&mut self) {
-        if let Some(work) = self.work.take()
+        if let Some(Ongoing { calling, guard }) = self.work.take()
             && let Ok(runtime) = Handle::try_current()
         {
             let (serve, conn, id) = (Arc::clone(&self.serve), Arc::clone(&self.conn), self.id);
             runtime.spawn(async move {
-                if work.await.is_err() {
+                if AssertUnwindSafe(calling).catch_unwind().await.is_err() {
                     serve.panicked(id, &conn);
                 }
+                drop(guard);
             });
         }
     }
@@ -392,11 +396,23 @@ pub(crate) struct RequestBody {
     /// Always there until it is dropped.
     incoming: Option<Incoming>,
     discard: bool,
+    watch: Arc<Watch>,
 }
 
 impl From<Incoming> for RequestBody {
     fn from(incoming: Incoming) -> Self {
-        Self { incoming: Some(incoming), discard: false }
+        Self { incoming: Some(incoming), discard: false, watch: Arc::default() }
+    }
+}
+
+impl RequestBody {
+    /// For the time that the body may take; to be given back with [`RequestBody::keep`].
+    pub(crate) fn limit(&self) -> Limit {
+        self.watch.take_limit()
+    }
+
+    pub(crate) fn keep(&self, limit: Limit) {
+        self.watch.keep_limit(limit);
     }
 }
 

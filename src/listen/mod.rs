@@ -47,8 +47,9 @@ use crate::{
 
 /// What answers requests: the application.
 pub(crate) trait Serve: Send + Sync + 'static {
-    /// Answers one request. Runs to its end even if the sender hangs up.
-    fn call(self: Arc<Self>, call: Call) -> impl Future<Output = ::http::Response<Full<Bytes>>> + Send + 'static;
+    /// Answers one request. Runs to its end even if the sender hangs up. The call is boxed: every step that it is handed through would
+    /// hold a copy of its own.
+    fn call(self: Arc<Self>, call: Box<Call>) -> impl Future<Output = ::http::Response<Full<Bytes>>> + Send + 'static;
 
     /// Answers a request that this room refuses: its framing is ambiguous, or too many are in flight. Its body is not read.
     fn refuse(&self, call: Call, why: Reject) -> ::http::Response<Full<Bytes>>;

@@ -52,7 +52,7 @@ fn text(status: u16, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
 }
 
 impl Serve for App {
-    async fn call(self: Arc<Self>, call: Call) -> Response<Full<Bytes>> {
+    async fn call(self: Arc<Self>, call: Box<Call>) -> Response<Full<Bytes>> {
         let CallBody::Incoming(body) = call.body else { return text(500, "no body") };
         let peer = call.conn.peer.ip();
         match call.head.uri.path() {

@@ -8,13 +8,15 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
     task::{Context, Poll},
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::limit::Limit;
 
 /// What the parts of one connection tell each other. All run in one task, or (HTTP/2 streams) on one thread.
 #[derive(Debug, Default)]
@@ -37,6 +39,8 @@ pub(super) struct Watch {
     /// Number (from 1) of the first head that must be refused; 0: none.
     bad: AtomicU32,
     why: AtomicU32,
+    /// For the next body: a connection's bodies come one after another, or (HTTP/2) mostly so.
+    limit: Mutex<Limit>,
 }
 
 impl Watch {
@@ -53,6 +57,15 @@ impl Watch {
     /// Whether the last body that has begun is unfinished.
     pub(super) fn in_body(&self) -> bool {
         self.in_body.load(Relaxed)
+    }
+
+    /// The limit for a body; the one of an earlier body, where it is not in use.
+    pub(super) fn take_limit(&self) -> Limit {
+        std::mem::take(&mut self.limit.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn keep_limit(&self, limit: Limit) {
+        *self.limit.lock().unwrap_or_else(PoisonError::into_inner) = limit;
     }
 
     /// What is wrong with the framing of the `n`th request.
