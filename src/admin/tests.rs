@@ -458,7 +458,7 @@ async fn refused_events_are_listed_shown_and_explained() {
     let told: Value = serde_json::from_str(body(&gate.get(&format!("/api/v1/explanations/{}", taken.id), &bearer()).await)).expect("JSON");
     assert_eq!((told["verdict"].as_str(), told["proves"].as_str()), (Some("accept"), Some("content")));
     let id = EventId::new();
-    gate.audit.push(Line::new(id, 0, Decision::Refused(Reason::TimestampStale)));
+    gate.audit.push(&Line::new(id, 0, Decision::Refused(Reason::TimestampStale)));
     assert!(gate.audit.flush(Duration::from_secs(30)));
     let told: Value = serde_json::from_str(body(&gate.get(&format!("/api/v1/explanations/{id}"), &bearer()).await)).expect("JSON");
     assert_eq!((told["verdict"].as_str(), told["reason"].as_str()), (Some("reject"), Some("timestamp_stale")));
