@@ -33,6 +33,8 @@ use crate::{
     verify::{
         Definition, Means, Plan,
         cases::{self, Request},
+        private_key::PrivateKey,
+        public_key::Trusted,
         sign::{Wishes, sign},
     },
 };
@@ -51,6 +53,7 @@ const MOST: u32 = 10_000_000;
   hooklatch send github --url https://localhost:8443/github --secret env:GITHUB_SECRET --count 1000 --rate 50/s --concurrency 8
   hooklatch send github --url https://localhost:8443/github --secret env:GITHUB_SECRET --tamper signature
   hooklatch send stripe --url https://localhost:8443/stripe --secret env:STRIPE_SECRET --replay
+  hooklatch send discord --url https://localhost:8443/discord --key ed25519.pem
   hooklatch send slack --url https://hooks.example.com/slack --secret file:slack.secret --dry-run > captured.http
 
 What is due: 2xx; with --tamper a refusal (4xx); for the second copy of --replay a stored answer or a refusal, where the provider's
@@ -63,11 +66,14 @@ pub(crate) struct SendArgs {
     #[arg(long)]
     url: String,
     /// `env:NAME`, `file:PATH` or `literal:TEXT`
-    #[arg(long, value_name = "SECRET", required_unless_present = "secret_env")]
+    #[arg(long, value_name = "SECRET", required_unless_present_any = ["secret_env", "key"])]
     secret: Option<String>,
     /// The environment variable that holds the secret; the same as `--secret env:NAME`
     #[arg(long, value_name = "NAME", conflicts_with = "secret")]
     secret_env: Option<String>,
+    /// A private key that you made, for providers that sign by a key pair: PEM, a JWK, or an Ed25519 seed
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["secret", "secret_env"])]
+    key: Option<PathBuf>,
     /// What the provider needs configured beside the secret
     #[arg(long = "param", value_name = "NAME=VALUE")]
     params: Vec<String>,
@@ -215,6 +221,7 @@ struct Sender<'a> {
     plan: Plan,
     /// The one that signs: another one's for a spoilt signature.
     secret: Secret,
+    key: Option<Arc<PrivateKey>>,
     draft: Request,
     payload: Option<Vec<u8>>,
     fields: BTreeMap<String, String>,
@@ -228,10 +235,14 @@ struct Sender<'a> {
 impl<'a> Sender<'a> {
     fn new(args: &'a SendArgs, definition: &Arc<Definition>) -> Result<Self, String> {
         let name = &args.provider;
-        let source = args.secret.clone().or_else(|| args.secret_env.as_ref().map(|name| format!("env:{name}"))).unwrap_or_default();
-        let mut secrets = verify::secrets(&[source])?;
+        let source = args.secret.clone().or_else(|| args.secret_env.as_ref().map(|name| format!("env:{name}")));
+        let mut secrets = verify::secrets(source.as_slice())?;
         let params = verify::pairs(&args.params, "--param")?;
-        let plan = Plan::new(definition, &Means::new(&secrets, &params))?;
+        let (key, trusted) = private_key(args)?;
+        let plan = Plan::new(definition, &Means { public_keys: &trusted, ..Means::new(&secrets, &params) })?;
+        if key.is_some() && !plan.signs_by_key_pair() {
+            return Err(format!("`{name}` does not sign by a key pair over a text of its own: --key is of no use for it"));
+        }
         let (covers, keyed) = (plan.verification() == Verification::Content, plan.keys_replays());
         if args.tamper == Some(Tamper::Body) && !covers {
             return Err(format!("what `{name}` sends proves nothing about the payload, so a changed one is not refused: --tamper signature"));
@@ -240,8 +251,8 @@ impl<'a> Sender<'a> {
             return Err(format!("`{name}` signs no time that is judged, so an old one is not refused: --tamper body or signature"));
         }
         let wrong = args.tamper == Some(Tamper::Signature) || (args.forge && !covers);
-        let plan = if wrong {
-            secrets = vec![Secret::new("#1", other_secret(secrets[0].expose()), None)];
+        let plan = if let Some(secret) = secrets.first().filter(|_| wrong) {
+            secrets = vec![Secret::new("#1", other_secret(secret.expose()), None)];
             Plan::new(definition, &Means::new(&secrets, &params))?
         } else {
             plan
@@ -257,8 +268,9 @@ impl<'a> Sender<'a> {
         };
         let at_ms = args.at.as_deref().map(verify::time).transpose()?;
         let payload = args.data.as_deref().map(payload).transpose()?;
-        let secret = secrets.swap_remove(0);
-        Ok(Self { args, plan, secret, draft, payload, fields: verify::pairs(&args.fields, "--field")?, at_ms, covers, keyed })
+        // A key pair shares no secret.
+        let secret = secrets.pop().unwrap_or_else(|| Secret::new("#1", Vec::new(), None));
+        Ok(Self { args, plan, secret, key, draft, payload, fields: verify::pairs(&args.fields, "--field")?, at_ms, covers, keyed })
     }
 
     /// A request as it goes out.
@@ -270,17 +282,23 @@ impl<'a> Sender<'a> {
             now_ms -= i64::try_from(window).unwrap_or(0).saturating_add(86_400_000);
         }
         let id = args.id.clone().unwrap_or_else(|| Uuid::now_v7().to_string());
-        let wishes = Wishes { id, event_type: args.event.clone(), variant: args.variant.clone(), now_ms, fields: self.fields.clone() };
+        let wishes = Wishes { id, event_type: args.event.clone(), variant: args.variant.clone(), now_ms, fields: self.fields.clone(), key: self.key.clone() };
         // Without a payload a small one is made up, in the first form that the provider can sign.
         let mut outcome = Err("there is no payload".to_owned());
+        // With a key pair a wrong signature is one over another payload: it has the right form, and no second key is needed.
+        let swapped = self.key.is_some() && args.tamper == Some(Tamper::Signature);
         for (kind, body) in self.payloads() {
-            let mut request = Request { body: Chunks::from(Bytes::from(body)), ..self.draft.copy() };
+            let body = Bytes::from(body);
+            let mut request = Request { body: Chunks::from(if swapped { forged(&body) } else { body.clone() }), ..self.draft.copy() };
             if !request.headers.contains_key(header::CONTENT_TYPE) {
                 request.headers.insert(header::CONTENT_TYPE, HeaderValue::from_str(&kind).map_err(|_| format!("`{kind}` is not a content type"))?);
             }
             let first = outcome.is_err();
             match sign(&self.plan, &self.secret, &mut request, &wishes) {
                 Ok(()) => {
+                    if swapped {
+                        request.body = Chunks::from(body);
+                    }
                     outcome = Ok(request);
                     break;
                 }
@@ -314,6 +332,15 @@ impl<'a> Sender<'a> {
         let form = format!("id=evt_{id}&type=test&from=hooklatch+send");
         vec![(kind, json.into_bytes()), ("application/x-www-form-urlencoded".to_owned(), form.into_bytes())]
     }
+}
+
+/// The key of --key, and its public one as a route would have it.
+fn private_key(args: &SendArgs) -> Result<(Option<Arc<PrivateKey>>, Vec<Trusted>), String> {
+    let Some(path) = &args.key else { return Ok((None, Vec::new())) };
+    let bytes = zeroize::Zeroizing::new(fs::read(path).map_err(|why| format!("{} cannot be read: {why}", path.display()))?);
+    let key = PrivateKey::parse(&bytes).map_err(|why| format!("{}: {why}", path.display()))?;
+    let trusted = Trusted { label: "#1".into(), not_after: None, key: key.public()? };
+    Ok((Some(Arc::new(key)), vec![trusted]))
 }
 
 fn headers(args: &SendArgs) -> Result<HeaderMap, String> {

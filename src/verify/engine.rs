@@ -417,7 +417,14 @@ impl Engine {
     }
 
     /// What a template signs, in pieces.
-    fn message(&self, template: &Template, facts: &Facts<'_>, chunks: &Chunks, body: Option<Body<'_>>, put: &mut dyn FnMut(&[u8])) -> Result<(), Reject> {
+    pub(super) fn message(
+        &self,
+        template: &Template,
+        facts: &Facts<'_>,
+        chunks: &Chunks,
+        body: Option<Body<'_>>,
+        put: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), Reject> {
         let digest = template.needs_body_digest().then(|| digests(chunks));
         // A secret is told from no other by what it signs.
         let render = Render { digest, ..self.render(facts, body, Some(b"")) };

@@ -31,6 +31,7 @@ mod message_signatures;
 mod microsoft_graph;
 mod paypal;
 mod place;
+pub(crate) mod private_key;
 pub(crate) mod public_key;
 mod rsa;
 pub(crate) mod sign;
@@ -579,6 +580,11 @@ impl Plan {
         };
         self.credential_headers().contains(header)
             || self.forms.iter().any(|form| matches!(&form.ready, Ready::Signature(engine) if engine.recipe.signatures.iter().any(|s| stands(&s.place))))
+    }
+
+    /// Whether any of its forms verifies a signature of a key pair over a template: those that a private key can be given for.
+    pub(crate) fn signs_by_key_pair(&self) -> bool {
+        self.forms.iter().any(|form| matches!(&form.ready, Ready::Signature(engine) if engine.recipe.public.is_some() && engine.recipe.signatures.iter().any(|signature| signature.public)))
     }
 
     /// Whether a signature stands in the body, in any form.

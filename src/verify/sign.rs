@@ -1,6 +1,6 @@
 //! The same data read backwards: signs a request as a provider does, for `hooklatch send`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use http::{
@@ -16,6 +16,7 @@ use super::{
     form,
     mac::Mac,
     place::{At, Body, Kind, Pick, Place, Whole, is_form},
+    private_key::PrivateKey,
     scan,
 };
 use crate::{event::Chunks, secret::Secret};
@@ -32,6 +33,8 @@ pub(crate) struct Wishes {
     pub(crate) now_ms: i64,
     /// Other `name=value` items of a signature header.
     pub(crate) fields: BTreeMap<String, String>,
+    /// The sender's own, where the provider signs by a key pair; the plan then has its public one.
+    pub(crate) key: Option<Arc<PrivateKey>>,
 }
 
 /// Adds what the provider's requests carry (id, time, event type) and the signature. `secret` is the one that `plan` was made with, its only one.
@@ -118,16 +121,27 @@ impl Signing<'_> {
                     self.request.body.pieces().for_each(|piece| sum.update(piece));
                     self.put(&digest.place, &digest.encoding.encode(sum.finish().as_slice()))?;
                 }
-                let tag = {
+                let (bytes, place) = {
                     let facts = self.request.facts();
                     let pointers = &self.form.variant.pointers;
                     let whole = Whole::new(&facts, &self.request.body, pointers);
                     let (fields, _) = scan(&whole, pointers);
                     let body = Body { whole: &whole, fields: &fields };
-                    engine.compute(&facts, &self.request.body, Some(body), 0).map_err(|why| why.detail.into_owned())?
+                    match (&self.wishes.key, recipe.public) {
+                        (Some(key), Some(algorithm)) => {
+                            let mut message = Vec::new();
+                            let told = engine.message(&recipe.signed[0], &facts, &self.request.body, Some(body), &mut |bytes| message.extend_from_slice(bytes));
+                            told.map_err(|why| why.detail.into_owned())?;
+                            (key.sign(algorithm, &message)?, recipe.signatures.iter().position(|signature| signature.public).unwrap_or(0))
+                        }
+                        _ => {
+                            let tag = engine.compute(&facts, &self.request.body, Some(body), 0).map_err(|why| why.detail.into_owned())?;
+                            (tag.as_slice().to_vec(), 0)
+                        }
+                    }
                 };
-                let signature = &recipe.signatures[0];
-                self.put(&signature.place, &signature.encoding.encode(tag.as_slice()))
+                let signature = &recipe.signatures[place];
+                self.put(&signature.place, &signature.encoding.encode(&bytes))
             }
         }
         .and_then(|()| match self.request.judge(self.plan, self.wishes.now_ms) {

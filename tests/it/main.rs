@@ -20,5 +20,6 @@ mod readme;
 mod refusals;
 mod replay;
 mod secrets;
+mod send;
 mod support;
 mod tls;
