@@ -17,17 +17,18 @@ use sha2::{Digest, Sha256};
 use super::{
     Facts, Means,
     definition::{Context, Method, Scheme},
-    engine::MAX_SECRETS,
+    engine::{MAX_SECRETS, PUBLISHED},
     form,
     judge::{Held, Judge, Rule},
     key::KeyForm,
     mac::{self, Mac, Tag},
     place::{At, Place},
-    public_key::{Algorithm, Curve, Hash, Layout, Padding, Trusted},
+    public_key::{Algorithm, Curve, Hash, Layout, Padding, PublicKey, Trusted},
     timestamp::span,
 };
 use crate::{
     event::{Chunks, Verification},
+    keys::{Document, Found, Source, Want},
     reject::{Reason, Reject},
     section::Section,
 };
@@ -157,14 +158,15 @@ impl Rule for Settings {
                 return Err(format!("public key {} is {}, which does not verify {}", key.label, key.key.describe(), names.join(" or ")));
             }
         }
-        if secrets.is_empty() && keys.is_empty() {
+        let source = means.source(None).filter(|_| self.takes_public_keys());
+        if secrets.is_empty() && keys.is_empty() && source.is_none() {
             return Err("nothing could be verified: there is no key for the algorithm of this scheme".to_owned());
         }
         let mut settings = self.clone();
         if let Some(tolerance) = means.tolerance {
             (settings.tolerance, settings.future) = (tolerance, tolerance);
         }
-        Ok(Box::new(Bound { settings, secrets, keys }))
+        Ok(Box::new(Bound { settings, secrets, keys, source }))
     }
 
     fn verification(&self) -> Verification {
@@ -198,6 +200,8 @@ struct Bound {
     settings: Settings,
     secrets: Vec<(Arc<str>, Option<i64>, Mac)>,
     keys: Vec<Trusted>,
+    /// Where the sender publishes its keys, asked by `keyid`.
+    source: Option<Arc<Source>>,
 }
 
 fn malformed(what: impl fmt::Display) -> Reject {
@@ -561,7 +565,11 @@ impl Bound {
         let base = base(&components, &candidate.input, facts)?;
         let params = &candidate.input.params;
         let (alg, keyid) = (text(params, "alg")?, text(params, "keyid")?);
-        let label = self.signer(&base, &candidate.signature, alg, keyid, now_ms);
+        let signature = &candidate.signature;
+        let label = match self.signer(&base, signature, alg, keyid, now_ms) {
+            Some(label) => Some(label),
+            None => self.published(keyid)?.iter().any(|key| self.verifies(key, &base, signature, alg)).then(|| PUBLISHED.into()),
+        };
         let label = label.ok_or_else(|| Reject::new(Reason::SignatureMismatch, "no configured key verifies this signature"))?;
         check_digest(&components, facts, body)?;
         let content = Sha256::new().chain_update(b"hooklatch message\0").chain_update(&base).finalize().into();
@@ -601,6 +609,31 @@ impl Bound {
         None
     }
 
+    /// Whether a key made the signature by one of the definition's algorithms.
+    fn verifies(&self, key: &PublicKey, base: &[u8], signature: &[u8], alg: Option<&str>) -> bool {
+        self.settings.algorithms.iter().any(|known| match known {
+            Alg::KeyPair(algorithm) => alg.is_none_or(|name| name == name_of(*known)) && key.verify(*algorithm, base, signature),
+            Alg::HmacSha256 => false,
+        })
+    }
+
+    /// The published keys that may have made a signature: those of its `keyid`.
+    fn published(&self, keyid: Option<&str>) -> Result<Vec<PublicKey>, Reject> {
+        let (Some(source), Some(id)) = (&self.source, key_id(keyid)) else { return Ok(Vec::new()) };
+        match source.find(id) {
+            Found::Known(document) => Ok(self.matching(&document, id)),
+            Found::Absent => Ok(Vec::new()),
+            Found::Unavailable(_) if !self.keys.is_empty() => Ok(Vec::new()),
+            Found::Unavailable(why) => Err(Reject::new(Reason::KeysUnavailable, why)),
+        }
+    }
+
+    fn matching(&self, document: &Document, id: &str) -> Vec<PublicKey> {
+        let serves = |key: &&PublicKey| self.settings.algorithms.iter().any(|alg| matches!(alg, Alg::KeyPair(algorithm) if key.serves(*algorithm)));
+        let named = |key: &&PublicKey| id.is_empty() || key.kid.as_deref().is_none_or(|kid| kid == id);
+        document.keys().iter().filter(serves).filter(named).take(MAX_SECRETS).cloned().collect()
+    }
+
     /// The first signature that is good, else why the first is not.
     fn first<T>(&self, facts: &Facts<'_>, judge: impl Fn(&Candidate) -> Result<T, Reject>) -> Result<T, Reject> {
         let mut why = None;
@@ -612,6 +645,12 @@ impl Bound {
         }
         Err(why.unwrap_or_else(|| malformed("there is no signature")))
     }
+}
+
+/// A `keyid` as keys are asked by: empty where there is none, `None` where it cannot be one.
+fn key_id(keyid: Option<&str>) -> Option<&str> {
+    let id = keyid.unwrap_or_default();
+    (id.len() <= 256 && id.bytes().all(|byte| byte.is_ascii_graphic())).then_some(id)
 }
 
 /// Whether the components cover what a definition asks for. The whole target is also covered by its parts.
@@ -637,8 +676,27 @@ impl Judge for Bound {
         self.first(facts, |candidate| self.head(candidate, now_ms).map(drop))
     }
 
+    fn wants(&self, facts: &Facts<'_>, _: &Chunks, now_ms: i64) -> Option<Want> {
+        let source = self.source.as_ref()?;
+        // Keys are fetched for a signature whose head is in order, and for no other.
+        let wanted = |candidate: &Candidate| {
+            self.head(candidate, now_ms).ok()?;
+            let id = key_id(text(&candidate.input.params, "keyid").ok()?)?;
+            source.want(id, &|document| !self.matching(document, id).is_empty())
+        };
+        self.candidates(facts).ok()?.iter().find_map(wanted)
+    }
+
     fn reads_body(&self) -> bool {
         false
+    }
+
+    fn labels(&self) -> Vec<Arc<str>> {
+        self.source.iter().map(|_| PUBLISHED.into()).collect()
+    }
+
+    fn sources(&self) -> Vec<Arc<Source>> {
+        self.source.iter().cloned().collect()
     }
 
     fn finish(&self, facts: &Facts<'_>, body: &Chunks, now_ms: i64) -> Result<Held, Reject> {
@@ -676,6 +734,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        keys::{Form, Given},
         secret::Secret,
         verify::{
             key::KeyEncoding,
@@ -832,6 +891,31 @@ mod tests {
         let tagged = |tag: &str| Settings { tag: Some(tag.to_owned()), ..settings(&pss, &["@authority"]) };
         check(&tagged("header-example"), "s", B22_INPUT, B22, Ok("#1"));
         check(&tagged("other"), "s", B22_INPUT, B22, Err(Reason::SignatureMissing));
+    }
+
+    #[test]
+    fn the_key_id_picks_the_key() {
+        let set = r#"{"keys":[
+            {"kty":"EC","crv":"P-256","kid":"test-key-ed25519","x":"qIVYZVLCrPZHGHjP17CTW0_-D9Lfw0EkjqF7xB4FivA","y":"Mc4nN9LTDOBhfoUeg8Ye9WedFRhnZXZJA12Qp0zZ6F0"},
+            {"kty":"OKP","crv":"Ed25519","kid":"NAME","x":"JrQLj5P_89iXES9-vFgrIy29clF9CC_oPPsw3c5D0bs"}]}"#;
+        for (name, want) in [("test-key-ed25519", Ok("keys")), ("other", Err(Reason::SignatureMismatch))] {
+            let set = set.replace("NAME", name);
+            let ed = settings(&[Alg::KeyPair(Algorithm::Ed25519)], &["@method"]);
+            let (input, signature) = (format!("s={B26_INPUT}"), format!("s=:{B26}:"));
+            let mut headers = TEST_REQUEST.to_vec();
+            headers.extend([("signature-input", &*input), ("signature", &*signature)]);
+            let got = |means: &Means<'_>| {
+                let bound = ed.bind(means).expect("keys");
+                judge(&*bound, ("https://example.com", "/foo?param=Value&Pet=dog"), "POST", &headers, BODY, CREATED)
+            };
+            let document = Document::read(Form::Set, None, "", set.as_bytes()).expect("a set");
+            let published = Given::Fixed(Source::fixed([(String::new(), document)]));
+            assert_eq!(got(&Means { keys: Some(&published), ..Means::default() }).as_deref(), want.as_deref(), "published {name}");
+            let pinned: Vec<Trusted> =
+                parse(set.as_bytes()).expect("keys").into_iter().map(|key| Trusted { label: "pinned".into(), not_after: None, key }).collect();
+            let want = want.map(|_| "pinned");
+            assert_eq!(got(&Means { public_keys: &pinned, ..Means::default() }).as_deref(), want.as_deref(), "pinned {name}");
+        }
     }
 
     #[test]

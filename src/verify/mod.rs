@@ -396,11 +396,10 @@ impl Plan {
         let mut forms = Vec::new();
         for variant in &definition.variants {
             let method = &variant.method;
-            let by_secret = method.needs_secret(means.keys.is_some());
-            if (by_secret || method.takes_public_keys())
-                && !(by_secret && !secrets.is_empty())
-                && !(method.takes_public_keys() && (!public_keys.is_empty() || means.keys.is_some() || method.publishes_keys()))
-            {
+            let (takes_secrets, takes_keys) = (method.needs_secret(means.keys.is_some()), method.takes_public_keys());
+            let by_secret = takes_secrets && !secrets.is_empty();
+            let by_key = takes_keys && (!public_keys.is_empty() || means.keys.is_some() || method.publishes_keys());
+            if (takes_secrets || takes_keys) && !by_secret && !by_key {
                 continue;
             }
             if variants.is_some_and(|wanted| !wanted.iter().any(|name| Some(name.as_str()) == variant.name.as_deref())) {
