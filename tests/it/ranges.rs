@@ -80,7 +80,7 @@ async fn becomes(gate: &Gate, what: &str, status: u16) {
 }
 
 const FAR: &str = "{\"hooks\":[\"192.0.2.0/24\"]}";
-const NEAR: &str = "{\"hooks\":[\"127.0.0.0/8\",\"::1\"]}";
+const NEAR: &str = "{\"hooks\":[\"127.0.0.1\",\"::1\"]}";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_is_followed_guarded_and_kept() {
@@ -148,19 +148,19 @@ async fn a_lock_file_is_written_read_and_reviewed() {
 
     let (code, said) = run(&["providers", "--lock", "--config", "policy.toml"]);
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("acme: 2 networks") && said.contains("+ 127.0.0.0/8"), "{said}");
+    assert!(said.contains("acme: 2 networks") && said.contains("+ 127.0.0.1/32"), "{said}");
     let locked = std::fs::read_to_string(file("hooklatch.lock")).expect("the lock file");
-    assert!(locked.contains("  \"127.0.0.0/8\",\n"), "{locked}");
+    assert!(locked.contains("  \"127.0.0.1/32\",\n"), "{locked}");
     assert_eq!(run(&["check", "--config", "policy.toml"]).0, Some(0));
 
     // A review sees what another lock changes.
     std::fs::create_dir(file("old")).expect("a folder");
     std::fs::write(file("old/policy.toml"), &text).expect("written");
     std::fs::write(file("old/page.pem"), page.ca.pem()).expect("written");
-    std::fs::write(file("old/hooklatch.lock"), locked.replace("127.0.0.0/8", "192.0.2.0/24")).expect("written");
+    std::fs::write(file("old/hooklatch.lock"), locked.replace("127.0.0.1/32", "192.0.2.0/24")).expect("written");
     let (code, said) = run(&["check", "--config", "policy.toml", "--against", "old/policy.toml"]);
     assert_eq!(code, Some(0), "{said}");
-    for line in ["~ published ranges.acme", "    - \"192.0.2.0/24\"", "    + \"127.0.0.0/8\""] {
+    for line in ["~ published ranges.acme", "    - \"192.0.2.0/24\"", "    + \"127.0.0.1/32\""] {
         assert!(said.contains(line), "{line}: {said}");
     }
 
