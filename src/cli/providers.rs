@@ -164,9 +164,13 @@ fn snippet(definition: &Definition) -> String {
     let params: Vec<String> = definition.params.iter().map(|name| format!("{name} = \"…\"")).collect();
     let params = if params.is_empty() { String::new() } else { format!(", params = {{ {} }}", params.join(", ")) };
     let mut text = format!("[routes.{name}]\npath = \"/{name}\"\nverify = {{ provider = \"{name}\", secret = \"env:{variable}_SECRET\"{params} }}\n");
-    if !definition.traits.ip_ranges.is_empty() {
-        let _ = writeln!(text, "allow_ips = [\"provider:{name}\"]"); // writing to a string does not fail
-    }
+    let source = &definition.traits.ip_ranges;
+    // Without a shipped list the key works only once the list was fetched. Writing to a string does not fail.
+    let _ = match (source.list.is_empty(), &source.feed) {
+        (false, _) => writeln!(text, "allow_ips = [\"provider:{name}\"]"),
+        (true, Some(_)) => writeln!(text, "# allow_ips = [\"provider:{name}\"], after `hooklatch providers --lock {name}`"),
+        (true, None) => Ok(()),
+    };
     text.push_str("deliver = \"http://127.0.0.1:3000/hooks\"\n");
     text
 }
