@@ -66,8 +66,9 @@ pub(super) struct Pool {
 
 struct Idle {
     connection: Connection,
-    /// For the next request on it.
+    /// For the next request on it, by the worker that shelved it: the timer in it is that worker's, and ends with it.
     limit: Limit,
+    worker: usize,
     since: Mono,
 }
 
@@ -177,7 +178,8 @@ impl Pool {
                 shelf.push(Idle { since: Clock::system().mono(), ..idle });
                 return Some((shared, Limit::default()));
             }
-            return Some((idle.connection, idle.limit));
+            let limit = if idle.worker == worker() { idle.limit } else { Limit::default() };
+            return Some((idle.connection, limit));
         }
         None
     }
@@ -216,7 +218,7 @@ impl Pool {
             if shelf.len() >= MOST_IDLE || (connection.is_h2() && shelf.iter().any(|idle| idle.connection.is_h2() && !idle.connection.is_closed())) {
                 return;
             }
-            shelf.push(Idle { connection, limit, since: Clock::system().mono() });
+            shelf.push(Idle { connection, limit, worker: worker(), since: Clock::system().mono() });
         }
         if !self.reaping.swap(true, Relaxed) {
             tokio::spawn(reap(Arc::downgrade(self), self.idle_timeout));
