@@ -21,6 +21,7 @@ const SHOWN: &[&str] = &[
     "admin.allowed_hosts",
     "admin.tls.**",
     "admin.capture.*",
+    "admin.capture.*",
     "state.**",
     "queue.**",
     "log.**",
@@ -141,14 +142,15 @@ fn fits(path: &[&str], pattern: &str) -> bool {
 
 /// The parts of a text that may not be seen.
 fn hidden(show: Show, key: &str, text: &str) -> Vec<Range<usize>> {
-    let all = || vec![0..text.len()];
+    let from = |at: usize| std::iter::once(at..text.len()).collect();
+    let literal = "literal:";
     match show {
         Show::Nothing if text == "none" => Vec::new(), // `verify = "none"`
-        Show::Nothing => all(),
+        Show::Nothing => from(0),
         Show::Place if text.starts_with("env:") || text.starts_with("file:") => Vec::new(),
-        Show::Place => vec![text.find("literal:").filter(|at| *at == 0).map_or(0, |_| "literal:".len())..text.len()],
-        Show::All if text.starts_with("literal:") => vec!["literal:".len()..text.len()],
-        Show::All if text.contains("PRIVATE KEY") => all(),
+        Show::Place | Show::All if text.starts_with(literal) => from(literal.len()),
+        Show::Place => from(0),
+        Show::All if text.contains("PRIVATE KEY") => from(0),
         Show::All if key == "when" => condition(text),
         Show::All => url(text),
     }

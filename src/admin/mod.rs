@@ -219,6 +219,7 @@ impl Token {
 
 /// What a reload said: a JSON object for the caller, or every problem of the policy.
 pub(crate) type Reloaded = Result<Value, Vec<String>>;
+pub(crate) type Explain = Arc<dyn Fn(&live::Kept) -> Result<Value, String> + Send + Sync>;
 pub(crate) type Reload = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Reloaded> + Send>> + Send + Sync>;
 
 /// What the admin listener shows and can set off.
@@ -232,7 +233,7 @@ pub(crate) struct AdminState {
     /// One of them as it may be shown.
     pub(crate) shown: Arc<dyn Fn(&live::Kept) -> Value + Send + Sync>,
     /// Why it was refused, by the policy in force; the error says why that cannot be told. Takes a while: not on the runtime.
-    pub(crate) explain: Arc<dyn Fn(&live::Kept) -> Result<Value, String> + Send + Sync>,
+    pub(crate) explain: Explain,
     /// Loads the policy anew.
     pub(crate) reload: Reload,
     /// The effective policy, without secrets.

@@ -101,10 +101,10 @@ fn effective(root: &Section<'_>, sets: &IpSets) -> Map<String, Value> {
     if let Some(Value::Object(routes)) = all.get_mut("routes") {
         for route in routes.values_mut().filter_map(Value::as_object_mut) {
             route.entry("methods").or_insert_with(|| json!(["POST"]));
-            if let Some(Value::Object(verify)) = route.get_mut("verify") {
-                if let Some(one) = verify.remove("secret") {
-                    verify.insert("secrets".to_owned(), json!([one]));
-                }
+            if let Some(Value::Object(verify)) = route.get_mut("verify")
+                && let Some(one) = verify.remove("secret")
+            {
+                verify.insert("secrets".to_owned(), json!([one]));
             }
             if let Some(Value::Array(allowed)) = route.get_mut("allow_ips") {
                 *allowed = allowed.iter().flat_map(|item| spelt_out(item, sets)).collect();
