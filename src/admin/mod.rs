@@ -219,6 +219,7 @@ impl Token {
 
 /// What a reload said: a JSON object for the caller, or every problem of the policy.
 pub(crate) type Reloaded = Result<Value, Vec<String>>;
+/// Tells of a refused event.
 pub(crate) type Explain = Arc<dyn Fn(&live::Kept) -> Result<Value, String> + Send + Sync>;
 pub(crate) type Reload = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Reloaded> + Send>> + Send + Sync>;
 

@@ -54,7 +54,7 @@ enum Command {
     /// Sign a payload as a provider does and send it
     Send(Box<send::SendArgs>),
     /// Judge a captured request or case files offline
-    Verify(verify::VerifyArgs),
+    Verify(Box<verify::VerifyArgs>),
 }
 
 /// Reads the command line, runs the command.

@@ -239,7 +239,8 @@ impl<'a> Sender<'a> {
         let mut secrets = verify::secrets(source.as_slice())?;
         let params = verify::pairs(&args.params, "--param")?;
         let (key, trusted) = private_key(args)?;
-        let plan = Plan::new(definition, &Means { public_keys: &trusted, ..Means::new(&secrets, &params) })?;
+        let plan = Plan::new(definition, &Means { public_keys: &trusted, ..Means::new(&secrets, &params) });
+        let plan = plan.map_err(|why| if key.is_some() { format!("--key does not serve `{name}`: {why}") } else { why })?;
         if key.is_some() && !plan.signs_by_key_pair() {
             return Err(format!("`{name}` does not sign by a key pair over a text of its own: --key is of no use for it"));
         }

@@ -169,6 +169,7 @@ pub(crate) const CAUSES: &[&str] = &[
     "id_missing",
     "id_changed",
     "field_missing",
+    "keys_missing",
     "unknown",
 ];
 
@@ -333,8 +334,15 @@ impl<'a> Search<'a> {
             self.good_but_for(why);
             return;
         }
+        if why.reason == Reason::KeysUnavailable {
+            let help = if self.question.live { "the gate could not fetch them" } else { "give them with --public-key" };
+            return self.found("keys_missing", false, format!("the keys that this proof is judged by are not at hand: {help} ({})", why.detail));
+        }
         if matches!(why.reason, Reason::TimestampStale | Reason::TimestampFuture) {
-            self.found("time_skew", false, format!("{}, and the signature is not good either, whatever the time", why.detail));
+            // Only of a template's scheme the time can be left out of the judgement.
+            let signs = self.plan.as_ref().is_some_and(|plan| self.form(plan).is_some());
+            let more = if signs { "and the signature is not good either, whatever the time" } else { "whether the rest of the proof is good is not known" };
+            self.found("time_skew", false, format!("{}; {more}; a captured request is judged at the time it was sent", why.detail));
         }
         let steps: [&dyn Fn(&Self); 10] = [
             &|s| s.missing(why),

@@ -23,8 +23,11 @@ pub(super) type Go = bool;
 
 // -- secrets --
 
+/// What may have become of a secret; `None` where nothing has.
+type Change = fn(&[u8]) -> Option<Vec<u8>>;
+
 /// Other forms of a configured secret, each with the cause and the words for it. `None` where the change changes nothing.
-pub(super) const SECRETS: &[(&str, &str, fn(&[u8]) -> Option<Vec<u8>>)] = &[
+pub(super) const SECRETS: &[(&str, &str, Change)] = &[
     ("secret_blank", "the secret has blanks or a line end around it that do not belong to it", |s| changed(s, s.trim_ascii().to_vec())),
     ("secret_blank", "the sender's secret has a line end that yours has not", |s| Some([s, b"\n"].concat())),
     ("secret_blank", "the sender's secret has a line end (CRLF) that yours has not", |s| Some([s, b"\r\n"].concat())),
