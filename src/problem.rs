@@ -41,11 +41,13 @@ pub(crate) struct Problem {
     pub(crate) hidden: Vec<Range<usize>>,
     /// The line of `span`, where [`Source::place`] told it.
     pub(crate) line: Option<usize>,
+    /// The word by which documents and scripts know it, such as `shared-secret`.
+    pub(crate) code: Option<&'static str>,
 }
 
 impl Problem {
     pub(crate) fn error(key: impl Into<String>, span: Option<Range<usize>>, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, message: message.into(), key: key.into(), span, help: None, hidden: Vec::new(), line: None }
+        Self { severity: Severity::Error, message: message.into(), key: key.into(), span, help: None, hidden: Vec::new(), line: None, code: None }
     }
 
     pub(crate) fn warning(key: impl Into<String>, span: Option<Range<usize>>, message: impl Into<String>) -> Self {
@@ -69,7 +71,7 @@ impl Problem {
     }
 }
 
-/// One line, for logs and JSON: `key: message (help)`, with `line N: ` before it where the line was told.
+/// One line, for logs and JSON: `key: [code] message (help)`, with `line N: ` before it where the line was told.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(line) = self.line {
@@ -77,6 +79,9 @@ impl fmt::Display for Problem {
         }
         if !self.key.is_empty() {
             write!(f, "{}: ", self.key)?;
+        }
+        if let Some(code) = self.code {
+            write!(f, "[{code}] ")?;
         }
         f.write_str(&self.message)?;
         if let Some(help) = &self.help {
@@ -118,7 +123,12 @@ impl Source {
                 Severity::Error => Level::ERROR,
                 Severity::Warning => Level::WARNING,
             };
-            let mut group: Group<'_> = level.primary_title(problem.message.as_str()).elements(Vec::<Snippet<'_, annotate_snippets::Annotation<'_>>>::new());
+            let title = level.primary_title(problem.message.as_str());
+            let title = match problem.code {
+                Some(code) => title.id(code),
+                None => title,
+            };
+            let mut group: Group<'_> = title.elements(Vec::<Snippet<'_, annotate_snippets::Annotation<'_>>>::new());
             if let Some(span) = &problem.span {
                 let end = masked.floor_char_boundary(span.end);
                 let start = masked.floor_char_boundary(span.start.min(end));

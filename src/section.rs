@@ -213,6 +213,12 @@ impl<'a> Section<'a> {
         self.record(Problem::warning(self.key_path(key), self.span_of(key), message), help.into());
     }
 
+    /// Records a warning that has a word of its own, likewise.
+    pub(crate) fn warn_of(&self, code: &'static str, key: &str, message: impl Into<String>, help: impl Into<String>) {
+        let warning = Problem::warning(self.key_path(key), self.span_of(key), message);
+        self.record(Problem { code: Some(code), ..warning }, help.into());
+    }
+
     /// Records an error of the table as a whole.
     pub(crate) fn itself(&self, message: impl Into<String>, help: impl Into<String>) {
         let span = (!self.span.is_empty()).then(|| self.span.clone());

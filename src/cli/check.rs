@@ -117,6 +117,7 @@ fn as_json(read: &Read, problem: &Problem) -> serde_json::Value {
     let place = problem.span.as_ref().map(|span| read.source.position(span.start));
     json!({
         "severity": match problem.severity { Severity::Error => "error", Severity::Warning => "warning" },
+        "code": problem.code,
         "key": problem.key,
         "line": place.map(|(line, _)| line),
         "column": place.map(|(_, column)| column),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Config, RouteConfig};
 use crate::{
     clock::Clock,
-    route,
+    deliver, filter, route,
     section::{Section, nearest},
 };
 
@@ -76,7 +76,8 @@ pub(super) fn across(root: &Section<'_>, config: &Config) {
         }
         let twin = config.routes.iter().take_while(|other| other.name != route.name).find(|other| route.verify.accepts_what_is_meant_for(&other.verify));
         if let Some(twin) = twin {
-            section.warn(
+            section.warn_of(
+                "shared-secret",
                 "verify",
                 format!("what is signed for the route `{}` is accepted here too: one secret, and the signature does not cover the URL", twin.name),
                 "give each route a secret of its own",
@@ -98,14 +99,21 @@ pub(super) fn across(root: &Section<'_>, config: &Config) {
         if route.deliver.anonymous().is_some_and(crate::deliver::Settings::is_plain_network) {
             section.warn("deliver", PLAIN, "use https://, unless the network between is your own");
         }
+        signatures(&section, route, config);
         if let (Some(most), Some(timeout)) = (route.answers_within, slowest(route, config))
             && timeout > most
         {
-            section.warn(
+            section.warn_of(
+                "late-answer",
                 "deliver",
                 format!("the receiver may take {}, but the sender waits {}", humantime::format_duration(timeout), humantime::format_duration(most)),
                 "lower the destination's `timeout`",
             );
+        }
+    }
+    for settings in config.destinations.iter().filter(|settings| settings.signer().is_some_and(|signer| signer.is_over(now.wall_ms))) {
+        if let Some(section) = root.opt_section("destinations").and_then(|parent| parent.opt_section(&settings.name)) {
+            section.warn("sign", "nothing can be signed any more: the `not_after` of every secret is over", "give a new one");
         }
     }
     for settings in config.destinations.iter().filter(|settings| settings.is_plain_network()) {
@@ -118,6 +126,68 @@ pub(super) fn across(root: &Section<'_>, config: &Config) {
     {
         server.warn("tls", "webhooks arrive in plain HTTP", "have TLS end in front of the gate, on the same machine or network");
     }
+}
+
+/// Whether what reaches a receiver of the route is signed as that receiver expects, and by whom.
+fn signatures(section: &Section<'_>, route: &RouteConfig, config: &Config) {
+    let named = config.destinations.iter().filter(|settings| route.deliver.has(&settings.name));
+    let receivers: Vec<&deliver::Settings> = named.chain(route.deliver.anonymous()).collect();
+    for (settings, signer) in receivers.iter().filter_map(|settings| Some((settings, settings.signer()?))) {
+        let name = &settings.name;
+        let help = "leave `sign` out of that destination, or deliver what is not verified to another one";
+        if route.verify.is_none() {
+            section.problem(
+                "verify",
+                format!("`{name}` is signed by the gate, and this route verifies nobody: an event that was not verified is never signed"),
+                help,
+            );
+        } else if !route.enforce.verify {
+            section.problem(
+                "enforce",
+                format!("`{name}` is signed by the gate, and this route lets events pass that were not verified: those are never signed"),
+                help,
+            );
+        } else if !route.enforce.query && signer.covers_query() {
+            section.problem(
+                "enforce",
+                format!("`{name}` is signed with its query by the gate, and this route lets query parameters pass that nobody signed"),
+                "enforce `query`, or list the parameters that may pass in the route's `query`",
+            );
+        }
+    }
+    if route.verify.is_none() || !route.verify.signs() {
+        return;
+    }
+    for settings in receivers.iter().filter(|settings| settings.may_check()) {
+        let name = &settings.name;
+        if let Some(filter) = route.filters.first() {
+            section.warn_of(
+                "broken-signature",
+                "filters",
+                format!("a filter such as `{filter}` may change what `{name}` gets, and a receiver that checks the sender's signature will then refuse it"),
+                "let the gate sign for it: sign = { provider = \"…\", secret = \"env:…\" } in [destinations]; or sign = \"none\", if it checks none",
+            );
+        }
+        let wait = longest_wait(route, settings, config);
+        if let Some(window) = route.verify.attempt_window().filter(|window| wait > *window) {
+            section.warn_of(
+                "stale-signature",
+                "deliver",
+                format!(
+                    "an event may reach `{name}` {} after it came, and a receiver that checks the signed time takes it for {} only",
+                    humantime::format_duration(wait),
+                    humantime::format_duration(window)
+                ),
+                "let the gate sign for it, as that is done for every attempt: sign = { … } in [destinations]; or sign = \"none\", if it checks none",
+            );
+        }
+    }
+}
+
+/// How long it may take, from a request's whole body to the receiver's whole request: filters, then one attempt.
+fn longest_wait(route: &RouteConfig, settings: &deliver::Settings, config: &Config) -> Duration {
+    let filters = config.filters.iter().filter(|filter| route.filters.iter().any(|name| name == filter.name()));
+    filters.map(filter::Settings::timeout).sum::<Duration>() + settings.timeout()
 }
 
 /// The longest that a required branch of the route may take.

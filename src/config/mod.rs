@@ -135,7 +135,7 @@ fn root(root: &Section<'_>) -> Option<Config> {
     let catalogue = verify::Catalogue::read(root);
     let sets = guard::allow::IpSets::read(root);
     let filters: Vec<_> = root.sections("filters").into_iter().map(|(name, section)| filter::read(&name, section)).collect();
-    let destinations: Vec<_> = root.sections("destinations").into_iter().map(|(name, section)| deliver::read(&name, section)).collect();
+    let mut destinations: Vec<_> = root.sections("destinations").into_iter().map(|(name, section)| deliver::read(&name, section, &catalogue)).collect();
     let limits = listen.as_ref().map(|settings| settings.limits.clone()).unwrap_or_default();
     let context = route::Context {
         limits: &limits,
@@ -153,6 +153,11 @@ fn root(root: &Section<'_>) -> Option<Config> {
     }
     let names: Vec<String> = sections.iter().map(|(name, _)| name.clone()).collect();
     let routes: Vec<_> = sections.into_iter().map(|(name, section)| route::read(&name, section, &context)).collect();
+    for settings in destinations.iter_mut().flatten() {
+        for route in routes.iter().flatten().filter(|route| route.deliver.has(&settings.name)).collect::<Vec<_>>() {
+            settings.comes_from(&route.verify);
+        }
+    }
     let table = check::table(root, &names, &routes);
     check::names(root);
     // Every table has been read: only now may a missing one end it.
@@ -213,7 +218,8 @@ mod tests {
         let read = read(Source { name: "t.toml".into(), text: text.into() }, inputs);
         assert_eq!(read.config.is_none(), read.problems.iter().any(|problem| problem.severity == Severity::Error));
         let letter = |problem: &Problem| if problem.severity == Severity::Error { 'E' } else { 'W' };
-        read.problems.iter().map(|problem| format!("{} {}: {}", letter(problem), problem.key, problem.message)).collect()
+        let code = |problem: &Problem| problem.code.map(|code| format!("[{code}] ")).unwrap_or_default();
+        read.problems.iter().map(|problem| format!("{} {}: {}{}", letter(problem), problem.key, code(problem), problem.message)).collect()
     }
 
     const LEAST: &str =
@@ -268,7 +274,9 @@ mod tests {
         let shared = said(&format!("{LEAST}{}", LEAST.replace("github]", "b]").replace("/github", "/b")));
         assert_eq!(
             shared,
-            ["W routes.b.verify: what is signed for the route `github` is accepted here too: one secret, and the signature does not cover the URL"]
+            [
+                "W routes.b.verify: [shared-secret] what is signed for the route `github` is accepted here too: one secret, and the signature does not cover the URL"
+            ]
         );
         let plain = said(&LEAST.replace("127.0.0.1:3000", "receiver.example:3000"));
         assert_eq!(plain, ["W routes.github.deliver: events travel to another machine in plain HTTP"]);
@@ -303,6 +311,85 @@ mod tests {
         for bad in ["hooks.example.com", "https://a/b", "https://a?b", "https://a#b", "https://me:hunter2@a", "https://:hunter2@a", "ftp://a"] {
             check(bad, false);
         }
+    }
+
+    #[test]
+    fn what_was_not_verified_is_never_signed() {
+        let signed = format!(
+            "{}[destinations.inner]\nurl = \"http://127.0.0.1:1/\"\nsign = {{ provider = \"square\", secret = \"env:SECRET\" }}\n",
+            LEAST.replace("\"http://127.0.0.1:3000/hooks\"", "[\"inner\", { to = \"builtin:inspector\", required = false }]")
+        );
+        let with = |more: &str| said(&signed.replace("deliver =", &format!("{more}\ndeliver =")));
+        assert_eq!(with(""), [""; 0]);
+        for more in ["enforce = false", "enforce = { verify = false }", "enforce = { default = false, query = true }"] {
+            assert_eq!(
+                with(more),
+                ["E routes.github.enforce: `inner` is signed by the gate, and this route lets events pass that were not verified: those are never signed"],
+                "{more}"
+            );
+        }
+        assert_eq!(with("enforce = { allow_ips = false }"), [""; 0]);
+        assert!(with("enforce = { query = false }")[0].starts_with("E routes.github.enforce: `inner` is signed with its query"), "a URL is signed");
+        assert_eq!(said(&signed.replace("square", "github").replace("deliver =", "enforce = { query = false }\ndeliver =")), [""; 0]);
+        let nobody = said(&signed.replace("verify = { provider = \"github\", secret = \"env:SECRET\" }", "verify = \"none\""));
+        assert!(nobody.iter().any(|line| line.starts_with("E routes.github.verify: `inner` is signed by the gate")), "{nobody:?}");
+    }
+
+    #[test]
+    fn signs_that_cannot_be_are_named() {
+        let check = |sign: &str, want: &str| {
+            let text = format!("{LEAST}[destinations.inner]\nurl = \"http://127.0.0.1:1/\"\nsign = {sign}\n");
+            assert_eq!(said(&text), [format!("E destinations.inner.sign{want}")], "{sign}");
+        };
+        check("\"github\"", ": `github` is no way to sign");
+        check("{ provider = \"githup\", secret = \"env:SECRET\" }", ".provider: there is no provider `githup`");
+        check("{ provider = \"github\" }", ".secret: `destinations.inner.sign.secret` is missing");
+        check(
+            "{ provider = \"mailgun\", secret = \"env:SECRET\" }",
+            ": `mailgun` cannot be signed here: its signature stands in the body (the form field `signature`), which is passed on as it is",
+        );
+        check("{ provider = \"github\", secret = \"env:SECRET\", url = \"hooks\" }", ".url: `hooks` is not the URL of a receiver");
+        check("{ provider = \"github\", secret = \"env:SECRET\", tolerance = \"5m\" }", ".tolerance: unknown key `tolerance`");
+        let inspector = said(&format!("{LEAST}[destinations.seen]\nurl = \"builtin:inspector\"\nsign = \"none\"\n"));
+        assert_eq!(inspector, ["E destinations.seen.sign: `sign` means nothing to the inspector"]);
+        let inline = said(&format!(
+            "{LEAST}[destinations.inner]\nurl = \"http://127.0.0.1:1/\"\nsign = {{ scheme = \"hmac\", algorithm = \"sha256\", signature = {{ header = \"X-Inner\", encoding = \"hex\" }}, signed = \"{{body}}\", secret = \"env:SECRET\" }}\n"
+        ));
+        assert_eq!(inline, [""; 0]);
+    }
+
+    #[test]
+    fn signatures_that_a_receiver_would_refuse_are_foreseen() {
+        let filters = "[filters.redact]\ncomponent = \"redact.wasm\"\n";
+        let route = |provider: &str, more: &str, to: &str| {
+            format!("[routes.a]\npath = \"/a\"\nverify = {{ provider = \"{provider}\", secret = \"env:SECRET\" }}\n{more}\ndeliver = \"{to}\"\n")
+        };
+        let read = |text: String| {
+            let inputs = Inputs::memory(&[("SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")], &[("redact.wasm", b"\0asm")]);
+            let read = read(Source { name: "t.toml".into(), text }, inputs);
+            read.problems.iter().filter_map(|problem| Some((problem.code?, problem.key.clone()))).collect::<Vec<_>>()
+        };
+        let said = |code: &'static str, key: &str| (code, format!("routes.a.{key}"));
+        let direct = "http://127.0.0.1:1/";
+        let destination = |sign: &str| format!("[destinations.inner]\nurl = \"{direct}\"\ntimeout = \"10s\"\n{sign}\n");
+        let sign = "sign = { provider = \"stripe\", secret = \"env:SECRET\" }";
+        // A filter, and who checks what it leaves.
+        assert_eq!(read(filters.to_owned() + &route("github", "filters = [\"redact\"]", direct)), [said("broken-signature", "filters")]);
+        assert_eq!(read(filters.to_owned() + &route("gitlab", "filters = [\"redact\"]", direct)), [], "a token stays good");
+        assert_eq!(read(filters.to_owned() + &route("github", "filters = [\"redact\"]", "builtin:inspector")), []);
+        assert_eq!(read(filters.to_owned() + &destination(sign) + &route("github", "filters = [\"redact\"]", "inner")), []);
+        assert_eq!(read(filters.to_owned() + &destination("sign = \"none\"") + &route("github", "filters = [\"redact\"]", "inner")), []);
+        // Paddle's times are good for 5 s, and it waits as long.
+        assert_eq!(read(route("paddle", "", direct)), [said("stale-signature", "deliver"), said("late-answer", "deliver")]);
+        assert_eq!(read(destination(sign) + &route("paddle", "", "inner")), [said("late-answer", "deliver")]);
+        assert_eq!(read(destination("timeout = \"3s\"").replace("timeout = \"10s\"\n", "") + &route("paddle", "", "inner")), []);
+        assert_eq!(read(route("stripe", "", direct)), []);
+        // One secret: providers that sign alike are one.
+        let twins = |a: &str, b: &str| read(route(a, "", direct).replace("routes.a", "routes.b").replace("/a\"", "/b\"") + &route(b, "", direct));
+        assert_eq!(twins("lithic", "increase"), [said("shared-secret", "verify")]);
+        assert_eq!(twins("github", "gitea"), []);
+        assert_eq!(twins("gitlab", "gitlab"), [said("shared-secret", "verify")]);
+        assert_eq!(twins("square", "square").iter().filter(|(code, _)| *code == "shared-secret").count(), 0, "the URL is signed");
     }
 
     #[test]

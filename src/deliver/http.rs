@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, Request, Response, Uri, Version, header::CONTENT_LENGTH, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version, header::CONTENT_LENGTH, uri::PathAndQuery};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 
@@ -26,9 +26,10 @@ use super::{
 use crate::{
     clock::Clock,
     egress::{self, Target},
-    event::{Chunks, Credentials, Event},
+    event::{Chunks, Credentials, Event, Verification},
     limit::{Limit, within},
     outcome::Answer,
+    verify::{cases, sign::Wishes},
 };
 
 /// A destination of one or several receivers.
@@ -43,6 +44,7 @@ pub(super) struct Http {
     max_response: usize,
     repeat: bool,
     timeout: Duration,
+    signing: Option<settings::Signing>,
 }
 
 /// One receiver.
@@ -63,7 +65,7 @@ struct Endpoint {
 
 impl Http {
     /// Fails where TLS cannot be set up: the system's roots are read here.
-    pub(super) fn open(settings: &settings::Http, timeout: Duration) -> Result<Self, String> {
+    pub(super) fn open(settings: &settings::Http, of: &settings::Settings) -> Result<Self, String> {
         let alpn: &[&[u8]] = match settings.http2 {
             None => &[b"h2", b"http/1.1"],
             Some(true) => &[b"h2"],
@@ -85,7 +87,11 @@ impl Http {
             strip_credentials: settings.strip_credentials,
             max_response: settings.max_response,
             repeat: settings.repeat,
-            timeout,
+            timeout: of.timeout,
+            signing: match &of.sign {
+                settings::Sign::By(signing) => Some(signing.clone()),
+                settings::Sign::AsItCame | settings::Sign::Unchecked => None,
+            },
         })
     }
 
@@ -111,7 +117,7 @@ impl Http {
                 Ok(_) | Err(Failure::Redirect { .. } | Failure::Invalid { .. }) => Health::Answered,
                 Err(Failure::Unreachable { .. } | Failure::TimedOut { phase: Phase::Connecting, .. }) => Health::Unreachable,
                 Err(Failure::TimedOut { .. }) => Health::TimedOut,
-                Err(Failure::Busy | Failure::Crowded | Failure::Unsendable { .. }) => Health::Unknown,
+                Err(Failure::Busy | Failure::Crowded | Failure::Unsendable { .. } | Failure::Unsigned { .. }) => Health::Unknown,
             };
             drop(turn);
             match ended {
@@ -204,19 +210,23 @@ impl Http {
 
     fn request(&self, endpoint: &Endpoint, event: &Event, strip_credentials: bool, attempt: u32, h2: bool) -> Result<Request<Chunks>, Failure> {
         let strip_credentials = self.strip_credentials || strip_credentials;
-        let target = self.target(endpoint, event, strip_credentials)?;
+        let mut target = self.target(endpoint, event, strip_credentials)?;
         let kept = if self.keep_host { event.host.as_deref() } else { None };
         let host = match kept.map(HeaderValue::from_str) {
             Some(Ok(host)) => Cow::Owned(host),
             _ => Cow::Borrowed(&endpoint.host),
         };
         let rule = Rule { host: (!h2).then_some(host.as_ref()), basic: endpoint.basic.as_ref(), own: &self.headers, strip_credentials, attempt };
-        let headers = headers::outgoing(event, &rule);
+        let mut headers = headers::outgoing(event, &rule);
+        let origin = || match kept {
+            Some(host) => Cow::Owned(format!("{}://{host}", endpoint.origin.split("://").next().unwrap_or("http"))),
+            None => Cow::Borrowed(&*endpoint.origin),
+        };
+        if let Some(signing) = &self.signing {
+            (target, headers) = signed(signing, event, &origin(), &target, headers)?;
+        }
         let uri = if h2 {
-            let origin = match kept {
-                Some(host) => Cow::Owned(format!("{}://{host}", endpoint.origin.split("://").next().unwrap_or("http"))),
-                None => Cow::Borrowed(&*endpoint.origin),
-            };
+            let origin = origin();
             Uri::try_from(format!("{origin}{target}")).map_err(|_| Failure::Unsendable { why: "the target cannot be written as a URL".to_owned() })?
         } else {
             Uri::from(target)
@@ -298,6 +308,20 @@ impl Http {
         headers::incoming(&mut parts.headers);
         Ok(Answer { status, headers: parts.headers, body })
     }
+}
+
+/// The target and the headers as the receiver's own check wants them, at this moment.
+fn signed(signing: &settings::Signing, event: &Event, origin: &str, target: &PathAndQuery, headers: HeaderMap) -> Result<(PathAndQuery, HeaderMap), Failure> {
+    if event.verification == Verification::None {
+        // `check` refuses such a policy: nobody vouches for what nobody proved.
+        return Err(Failure::Unsigned { why: "an event that was not verified is never signed".to_owned() });
+    }
+    let mut request =
+        cases::Request { method: event.method.clone(), base: origin.to_owned(), target: target.as_str().to_owned(), headers, body: event.body.clone() };
+    let wishes = Wishes { id: event.id.to_string(), event_type: event.event_type.clone(), now_ms: Clock::system().now().wall_ms, ..Wishes::default() };
+    signing.signer.sign(&mut request, &signing.others, &wishes).map_err(|why| Failure::Unsigned { why })?;
+    let target = PathAndQuery::try_from(request.target).map_err(|_| Failure::Unsendable { why: "the path cannot be written as a target".to_owned() })?;
+    Ok((target, request.headers))
 }
 
 /// A request in flight to one of several receivers; tells the balance how it ended, also when it is dropped.

@@ -57,6 +57,9 @@ pub(crate) enum Failure {
     /// The event cannot be written as a request.
     #[error("{why}")]
     Unsendable { why: String },
+    /// The event cannot be signed as the receiver wants it.
+    #[error("it cannot be signed: {why}")]
+    Unsigned { why: String },
 }
 
 /// How far a delivery came.
@@ -90,6 +93,8 @@ impl Failure {
             Self::Redirect { .. } => Reason::UpstreamRedirect,
             Self::Busy | Self::Crowded => Reason::Overloaded,
             Self::Unsendable { .. } => Reason::BadTarget,
+            // The receiver would refuse it: nothing is wrong with the sender's request.
+            Self::Unsigned { .. } => Reason::UpstreamInvalid,
         }
     }
 
@@ -102,6 +107,7 @@ impl Failure {
             Self::Redirect { .. } => "redirect",
             Self::Busy | Self::Crowded => "busy",
             Self::Unsendable { .. } => "unsendable",
+            Self::Unsigned { .. } => "unsigned",
         }
     }
 
@@ -109,7 +115,12 @@ impl Failure {
         let reject = Reject::new(self.reason(), format!("{destination}: {self}"));
         match self {
             Self::Busy | Self::Crowded => reject.with(Extra::RetryAfter(Duration::from_secs(1))),
-            Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Invalid { .. } | Self::Redirect { .. } | Self::Unsendable { .. } => reject,
+            Self::Unreachable { .. }
+            | Self::TimedOut { .. }
+            | Self::Invalid { .. }
+            | Self::Redirect { .. }
+            | Self::Unsendable { .. }
+            | Self::Unsigned { .. } => reject,
         }
     }
 }
@@ -132,7 +143,7 @@ impl Destination {
     /// Makes it ready; connects nowhere yet. The error says what the world lacks: such as the system's roots of trust.
     pub(crate) fn open(settings: &Settings, metrics: DestinationMetrics, inspector: &Arc<inspector::Store>) -> Result<Arc<Self>, String> {
         let kind = match &settings.to {
-            settings::To::Http(http) => Kind::Http(Box::new(http::Http::open(http, settings.timeout)?)),
+            settings::To::Http(http) => Kind::Http(Box::new(http::Http::open(http, settings)?)),
             settings::To::Inspector => Kind::Inspector(Arc::clone(inspector)),
         };
         Ok(Arc::new(Self { name: settings.name.as_str().into(), kind, timeout: settings.timeout, slots: settings.concurrency.map(Semaphore::new), metrics }))

@@ -1,6 +1,6 @@
 //! `[destinations.NAME]`, and the URL that a route may name instead. Pure.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use data_encoding::BASE64;
 use http::{HeaderName, HeaderValue};
@@ -12,6 +12,7 @@ use crate::{
     egress::TlsSettings,
     event::is_credential,
     section::{Item, Section},
+    verify::{self, sign::Marks},
 };
 
 /// The most of an answer's body that is taken; beyond it the answer counts as invalid. Default 1 MiB.
@@ -31,6 +32,26 @@ pub(crate) struct Settings {
     pub(super) timeout: Duration,
     /// Requests at once; `None`: as many as come.
     pub(super) concurrency: Option<usize>,
+    pub(super) sign: Sign,
+}
+
+/// `sign`: what a receiver finds of a signature.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) enum Sign {
+    /// Whatever the sender's request carries.
+    #[default]
+    AsItCame,
+    /// The same, and the receiver is said to look at none: for `check`.
+    Unchecked,
+    By(Signing),
+}
+
+/// How the gate signs for a receiver.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Signing {
+    pub(super) signer: Arc<verify::sign::Signer>,
+    /// Where the providers of the routes that deliver here sign.
+    pub(super) others: Marks,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -90,6 +111,29 @@ impl Settings {
         self.timeout
     }
 
+    /// What the gate signs with for this receiver.
+    pub(crate) fn signer(&self) -> Option<&verify::sign::Signer> {
+        match &self.sign {
+            Sign::By(signing) => Some(&signing.signer),
+            Sign::AsItCame | Sign::Unchecked => None,
+        }
+    }
+
+    /// Whether its receiver may check the signature that the sender made.
+    pub(crate) fn may_check(&self) -> bool {
+        match (&self.to, &self.sign) {
+            (To::Http(_), Sign::AsItCame) => true,
+            (To::Inspector, _) | (To::Http(_), Sign::Unchecked | Sign::By(_)) => false,
+        }
+    }
+
+    /// Tells it where the requests of a route that delivers here carry their signatures: they are taken away where the gate signs.
+    pub(crate) fn comes_from(&mut self, plan: &verify::Plan) {
+        if let Sign::By(signing) = &mut self.sign {
+            signing.others.add(plan.marks());
+        }
+    }
+
     /// Whether anything travels in the clear over the network: plain HTTP to another machine.
     pub(crate) fn is_plain_network(&self) -> bool {
         let To::Http(http) = &self.to else { return false };
@@ -101,9 +145,8 @@ impl Settings {
 }
 
 /// `[destinations.NAME]`.
-pub(crate) fn read(name: &str, section: Section<'_>) -> Option<Settings> {
+pub(crate) fn read(name: &str, section: Section<'_>, catalogue: &verify::Catalogue) -> Option<Settings> {
     for (key, what) in [
-        ("sign", "signing for the receiver comes with the queue"),
         ("retry", "retries come with the queue"),
         ("breaker", "the breaker comes with the queue"),
         ("rate", "pacing comes with the queue"),
@@ -127,10 +170,11 @@ pub(crate) fn read(name: &str, section: Section<'_>) -> Option<Settings> {
     let repeat = section.bool_or("repeat", true);
     let idle_timeout = section.duration_or("idle_timeout", IDLE_TIMEOUT);
     let strip_credentials = section.bool_or("strip_credentials", false);
+    let sign = read_sign(&section, catalogue);
     let to = match parsed {
         None => None,
         Some(Parsed::Inspector) => {
-            for key in ["path", "host", "tls", "http2", "headers", "max_response", "repeat", "idle_timeout", "strip_credentials"] {
+            for key in ["path", "host", "tls", "http2", "headers", "max_response", "repeat", "idle_timeout", "strip_credentials", "sign"] {
                 if section.has(key) {
                     section.problem(key, format!("`{key}` means nothing to the inspector"), "remove the key");
                 }
@@ -162,7 +206,7 @@ pub(crate) fn read(name: &str, section: Section<'_>) -> Option<Settings> {
     if matches!(tls, Some(None)) || headers.is_none() {
         return None;
     }
-    Some(Settings { name: name.to_owned(), to: to?, timeout, concurrency })
+    Some(Settings { name: name.to_owned(), to: to?, timeout, concurrency, sign: sign? })
 }
 
 /// A URL where a route names its destination by one: all else is as by default.
@@ -189,7 +233,7 @@ pub(crate) fn read_url(name: &str, item: &Item<'_>) -> Option<Settings> {
             return None;
         }
     };
-    Some(Settings { name: name.to_owned(), to, timeout: TIMEOUT, concurrency: None })
+    Some(Settings { name: name.to_owned(), to, timeout: TIMEOUT, concurrency: None, sign: Sign::default() })
 }
 
 /// Whether a text is meant as a URL rather than as a name.
@@ -262,6 +306,19 @@ fn read_addresses(section: &Section<'_>, first: Address) -> Option<Vec<Address>>
         good = false;
     }
     good.then_some(addresses)
+}
+
+/// `sign = "none"`, or a table as a route's `verify`.
+fn read_sign(section: &Section<'_>, catalogue: &verify::Catalogue) -> Option<Sign> {
+    let Some(item) = section.item("sign") else { return Some(Sign::AsItCame) };
+    match item.as_str() {
+        Some("none") => Some(Sign::Unchecked),
+        Some(word) => {
+            item.problem(format!("`{word}` is no way to sign"), "a table with `provider` and `secret`, or \"none\": the receiver checks no signature");
+            None
+        }
+        None => Some(Sign::By(Signing { signer: Arc::new(verify::sign::read(&item, catalogue)?), others: Marks::default() })),
+    }
 }
 
 fn warn_password(item: &Item<'_>, address: &Address) {
@@ -411,13 +468,13 @@ mod tests {
     }
 
     fn check(text: &str, want: &[&str]) {
-        let (settings, problems) = with(text, |section| super::read("billing", section));
+        let (settings, problems) = with(text, |section| super::read("billing", section, &verify::Catalogue::shipped()));
         assert_eq!(problems, want, "{text}");
         assert!(settings.is_some() || !want.is_empty(), "{text}");
     }
 
     fn http(text: &str) -> Http {
-        match with(text, |section| super::read("billing", section)) {
+        match with(text, |section| super::read("billing", section, &verify::Catalogue::shipped())) {
             (Some(Settings { to: To::Http(http), .. }), problems) if problems.iter().all(|problem| problem.contains("password")) => http,
             (other, problems) => panic!("{text}: {other:?} {problems:?}"),
         }
@@ -457,11 +514,11 @@ mod tests {
 
     #[test]
     fn passwords_are_never_printed() {
-        let (settings, problems) = with("url = \"http://user:hunter2@h:1/\"", |section| super::read("billing", section));
+        let (settings, problems) = with("url = \"http://user:hunter2@h:1/\"", |section| super::read("billing", section, &verify::Catalogue::shipped()));
         let shown = format!("{settings:?} {problems:?}");
         assert!(!shown.contains("hunter2") && !shown.contains("dXNlcjpodW50ZXIy"), "{shown}");
         for bad in ["http://user:hunter2@h:99999/", "http://user:hunter2@/", "htp://user:hunter2@h/", "http://user:hunter2@h/#x"] {
-            let (_, problems) = with(&format!("url = \"{bad}\""), |section| super::read("billing", section));
+            let (_, problems) = with(&format!("url = \"{bad}\""), |section| super::read("billing", section, &verify::Catalogue::shipped()));
             assert!(!problems.is_empty() && !format!("{problems:?}").contains("hunter2"), "{bad}: {problems:?}");
         }
     }

@@ -31,6 +31,7 @@ use crate::{
     problem::Source,
     reject::{Reason, Reject},
     section::{Inputs, Reader},
+    verify::Catalogue,
 };
 
 /// An event such as a GitHub route makes.
@@ -47,7 +48,7 @@ pub(crate) fn event(body: &str) -> Event {
 fn open(policy: &str, files: &[(&str, &[u8])]) -> Arc<Destination> {
     let reader = Reader::new(Source { name: "p.toml".into(), text: policy.into() }, Inputs::memory(&[], files));
     let table = reader.parse();
-    let settings = read("billing", reader.root(&table));
+    let settings = read("billing", reader.root(&table), &Catalogue::shipped());
     assert!(!reader.failed(), "{policy}: {:?}", reader.problems());
     let metrics = Metrics::with_clock("test", Clock::hand(0)).destination("billing");
     Destination::open(&settings.expect("no problems"), metrics, &Arc::default()).expect("opens")
@@ -747,7 +748,7 @@ fn destinations(addresses: &[(&str, SocketAddr)]) -> Destinations {
         let text = format!("url = \"http://{address}/\"\ntimeout = \"5s\"");
         let reader = Reader::new(Source { name: "p.toml".into(), text: text.clone() }, Inputs::memory(&[], &[]));
         let table = reader.parse();
-        let settings = read(name, reader.root(&table)).expect("good");
+        let settings = read(name, reader.root(&table), &Catalogue::shipped()).expect("good");
         Destination::open(&settings, metrics.destination(name), &Arc::default()).expect("opens")
     });
     opened.collect()
@@ -889,9 +890,45 @@ async fn a_dropped_delivery_fails_the_claim() {
 async fn the_inspector_is_a_destination() {
     let reader = Reader::new(Source { name: "p.toml".into(), text: "url = \"builtin:inspector\"".into() }, Inputs::memory(&[], &[]));
     let table = reader.parse();
-    let settings = read("seen", reader.root(&table)).expect("good");
+    let settings = read("seen", reader.root(&table), &Catalogue::shipped()).expect("good");
     let store: Arc<inspector::Store> = Arc::default();
     let destination = Destination::open(&settings, Metrics::with_clock("test", Clock::hand(0)).destination("seen"), &store).expect("opens");
     assert_eq!(destination.send(&event("{}"), false, 1).await.expect("always").status, 200);
     assert_eq!(store.list(0).len(), 1);
+}
+
+/// Signed as the receiver wants it, over what is sent; the sender's own signature is gone, and an event that nobody proved is not sent.
+#[tokio::test]
+async fn events_are_signed_for_the_receiver() {
+    let (seen_tx, mut seen) = mpsc::unbounded_channel();
+    let address = receiver(move |stream, _| recording(stream, seen_tx.clone())).await;
+    for http2 in [false, true] {
+        let policy = format!(
+            "url = \"http://{address}/hooks?x=1\"\nhttp2 = {http2}\nheaders = {{ X-Square-HmacSha256-Signature = \"own\" }}\n\
+             sign = {{ provider = \"square\", secret = \"literal:a secret of some length\" }}"
+        );
+        let destination = open(&policy, &[]);
+        let mut event = event("{\"a\":1}");
+        event.headers.insert("x-hub-signature", HeaderValue::from_static("sha1=00"));
+        event.headers.append("x-square-hmacsha256-signature", HeaderValue::from_static("AAAA"));
+        event.query = Some("tenant=7".to_owned());
+        let mut tags = Vec::new();
+        for _ in 0..2 {
+            assert!(destination.send(&event, false, 1).await.expect("is answered").status.is_success());
+            let (request, body) = seen.recv().await.expect("arrived");
+            assert_eq!((&body[..], request.headers().get("x-hub-signature")), (&b"{\"a\":1}"[..], None));
+            let mut given = request.headers().get_all("x-square-hmacsha256-signature").iter();
+            let tag = given.next().expect("is signed").to_str().expect("text").to_owned();
+            assert_eq!(given.next(), None);
+            let mut mac = <hmac::Hmac<sha2::Sha256> as hmac::KeyInit>::new_from_slice(b"a secret of some length").expect("any length");
+            hmac::Mac::update(&mut mac, format!("http://{address}/hooks?x=1&tenant=7{{\"a\":1}}").as_bytes());
+            assert_eq!(tag, data_encoding::BASE64.encode(&hmac::Mac::finalize(mac).into_bytes()));
+            tags.push(tag);
+        }
+        event.verification = crate::event::Verification::None;
+        let why = destination.send(&event, false, 1).await.expect_err("is not sent");
+        assert_eq!((why.code(), why.reason()), ("unsigned", Reason::UpstreamInvalid));
+        assert!(seen.try_recv().is_err());
+        assert!(!format!("{why:?} {why}").contains("some length"));
+    }
 }

@@ -78,6 +78,11 @@ impl Settings {
             && secrets(&self.allow) == secrets(&other.allow)
     }
 
+    /// The longest that one event may take in it.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.name
     }

@@ -10,7 +10,7 @@ use super::{
     hash, hmac, introspection,
     judge::Rule,
     jwt, message_signatures, microsoft_graph, paypal,
-    place::{Place, Pointers, content_type},
+    place::{Pick, Place, Pointers, content_type},
     public_key::{self, Trusted},
     rsa, standard_webhooks, token,
 };
@@ -219,6 +219,8 @@ pub(super) struct Variant {
     pub(super) method: Method,
     pub(super) pointers: Vec<Pointer>,
     pub(super) identity: Identity,
+    /// How the provider writes a signature header of pairs, such as `t={t}, v1={v1}`; for signing only.
+    pub(super) written: Option<String>,
 }
 
 /// When a form is meant, judged by the head alone; all conditions must hold. The sender chooses, so every form must be strong enough.
@@ -411,6 +413,7 @@ const KEYS: &[&str] = &[
     "tag",
     "timestamp",
     "tolerance",
+    "written",
 ];
 
 impl Variant {
@@ -466,6 +469,7 @@ impl Variant {
             );
         }
         let replay = Self::replay(own("replay_key"), &own, &method, id_signed);
+        let written = own("written").map(|item| Self::written(&item, &method));
         Some(Self {
             name,
             when: when.unwrap_or_default(),
@@ -473,6 +477,10 @@ impl Variant {
             method,
             pointers: pointers.into_vec(),
             identity: Identity { id, types, replay: replay? },
+            written: match written {
+                Some(read) => Some(read?),
+                None => None,
+            },
         })
     }
 
@@ -497,6 +505,22 @@ impl Variant {
         let signed = table.opt_bool("signed");
         table.finish();
         Some((place?, signed))
+    }
+
+    fn written(item: &Item<'_>, method: &Method) -> Option<String> {
+        let text = item.string()?;
+        let has_signature = match method {
+            Method::Signature(recipe) => match recipe.signatures.first().map(|signature| &signature.place.pick) {
+                Some(Pick::Pairs { field, .. }) => text.contains(&format!("{{{field}}}")),
+                _ => false,
+            },
+            Method::Token(_) | Method::Basic | Method::Own(_) => false,
+        };
+        if !has_signature {
+            item.problem("`written` does not hold the signature's item", "it is for signatures of the format \"pairs\", such as \"t={t}, v1={v1}\"");
+            return None;
+        }
+        Some(text)
     }
 
     fn replay<'a>(item: Option<Item<'a>>, own: &dyn Fn(&str) -> Option<Item<'a>>, method: &Method, id_signed: bool) -> Option<ReplayRule> {

@@ -492,6 +492,11 @@ impl Engine {
         template.each(&render, put)
     }
 
+    /// The signature place of the key `at`.
+    pub(super) fn place_of(&self, at: usize) -> usize {
+        self.keys[at].place.unwrap_or(0)
+    }
+
     fn tail(&self, template: &Template, mut mac: Mac, at: usize, facts: &Facts<'_>) -> Result<Tag, Reject> {
         template.tail(&self.render(facts, None, self.keys[at].secret()), &mut |bytes| mac.update(bytes))?;
         Ok(mac.finish())
@@ -581,8 +586,16 @@ impl Recipe {
         })
     }
 
+    /// Whether a signature made for the other is good here too, given one secret: the same text is signed in the same way, stands in
+    /// the same place, and does not name the path.
+    pub(super) fn is_proof_for(&self, other: &Self) -> bool {
+        (self.plain_hash, self.algorithm, &self.key, self.public) == (other.plain_hash, other.algorithm, &other.key, other.public)
+            && self.signatures.iter().any(|mine| other.signatures.iter().any(|theirs| (&mine.place, mine.encoding) == (&theirs.place, theirs.encoding)))
+            && self.signed.iter().any(|mine| !mine.covers_path() && other.signed.contains(mine))
+    }
+
     /// Whether one request may carry several signatures.
-    fn several(&self) -> bool {
+    pub(super) fn several(&self) -> bool {
         self.signatures.len() > 1
             || self.signatures.iter().any(|s| matches!(s.place.pick, Pick::Pairs { .. } | Pick::List { .. }) || matches!(s.place.at, At::Numbered(_)))
     }

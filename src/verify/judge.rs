@@ -104,6 +104,16 @@ pub(super) trait Judge: Send + Sync {
         Vec::new()
     }
 
+    /// The headers in which its proof stands: they are taken away where the gate signs anew.
+    fn headers(&self) -> Vec<HeaderName> {
+        self.credential_headers()
+    }
+
+    /// Whether [`Judge::sign`] leaves the body as it is, so that what is forwarded can be signed.
+    fn signs_head(&self) -> bool {
+        false
+    }
+
     /// What is weak about it, and what helps, for `check`.
     fn weaknesses(&self) -> Vec<(&'static str, &'static str)> {
         Vec::new()

@@ -398,6 +398,17 @@ impl Judge for Bound {
         self.source.iter().map(|_| LABEL.into()).collect()
     }
 
+    fn headers(&self) -> Vec<HeaderName> {
+        match &self.rule.at {
+            At::Head(place) => hmac::header_of(place).cloned().into_iter().collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn signs_head(&self) -> bool {
+        self.rule.signs()
+    }
+
     fn sign(&self, request: &mut Request, now_ms: i64, id: &str) -> Result<(), String> {
         let signer = self.rule.algorithms.iter().find_map(|(name, algorithm)| match algorithm {
             Algorithm::Hmac(algorithm) => Some((*name, *algorithm)),

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use crate::section::Section;
 
 /// How a secret becomes a key. Text as it stands, unless said otherwise.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct KeyForm {
     pub(super) encoding: KeyEncoding,
     /// Cut off where the secret starts with it, before decoding.

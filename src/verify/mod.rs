@@ -71,7 +71,7 @@ use crate::{
     keys,
     reject::{Reason, Reject},
     secret::Secret,
-    section::Section,
+    section::{Item, Section},
     validate::json::{Flaw, Pointer, Value},
 };
 
@@ -253,20 +253,7 @@ pub(crate) fn read(route: &Section<'_>, catalogue: &Catalogue) -> Option<Plan> {
         return None;
     }
     let section = item.section()?;
-    // A scheme may stand in the route itself, where no other route shares it.
-    let inline = section.has("scheme") && !section.has("provider");
-    let definition = if inline {
-        Definition::read_inline(&section, &section.opt_string("scheme")?).map(Arc::new)
-    } else {
-        let name = section.string("provider");
-        name.and_then(|name| {
-            let found = catalogue.definition(&name);
-            if found.is_none() {
-                section.problem("provider", format!("there is no provider `{name}`"), catalogue.hint(&name));
-            }
-            found.cloned()
-        })
-    };
+    let definition = definition(&section, catalogue);
     let given = given(&section, definition.as_deref());
     let keys = section.item("keys").map(|item| keys::Source::read(&item));
     if let (None, Some(definition)) =
@@ -276,15 +263,10 @@ pub(crate) fn read(route: &Section<'_>, catalogue: &Catalogue) -> Option<Plan> {
         section.finish();
         return None;
     }
-    let (params, variants) =
-        if inline { (Some(BTreeMap::new()), None) } else { (params(&section, definition.as_ref()), section.item("variants").map(|item| item.strings())) };
+    let beside = beside(&section, definition.as_ref());
     let tolerance = section.opt_duration("tolerance");
     section.finish();
-    let (definition, (secrets, public_keys), params) = (&definition?, given?, params?);
-    let variants = match variants {
-        Some(read) => Some(read?),
-        None => None,
-    };
+    let (definition, (secrets, public_keys), (params, variants)) = (&definition?, given?, beside?);
     let keys = match keys {
         Some(read) => Some(read?),
         None => None,
@@ -294,6 +276,7 @@ pub(crate) fn read(route: &Section<'_>, catalogue: &Catalogue) -> Option<Plan> {
         &Means { secrets: &secrets, public_keys: &public_keys, params: &params, keys: keys.as_ref(), variants: variants.as_deref(), tolerance },
     ) {
         Ok(plan) => {
+            warn_short(&item, &secrets);
             plan.warn(&item, &secrets);
             Some(plan)
         }
@@ -335,6 +318,44 @@ fn given(section: &Section<'_>, definition: Option<&Definition>) -> Option<(Vec<
         Some(Vec::new())
     };
     secrets.zip(public_keys)
+}
+
+/// What a table verifies or signs by: a definition's name under `provider`, or a `scheme` with its keys in the table itself, where
+/// nobody else shares it.
+fn definition(section: &Section<'_>, catalogue: &Catalogue) -> Option<Arc<Definition>> {
+    if is_inline(section) {
+        return Definition::read_inline(section, &section.opt_string("scheme")?).map(Arc::new);
+    }
+    let name = section.string("provider")?;
+    let found = catalogue.definition(&name);
+    if found.is_none() {
+        section.problem("provider", format!("there is no provider `{name}`"), catalogue.hint(&name));
+    }
+    found.cloned()
+}
+
+fn is_inline(section: &Section<'_>) -> bool {
+    section.has("scheme") && !section.has("provider")
+}
+
+/// What stands beside a definition where it is used: its params, and the names of the forms that are left.
+fn beside(section: &Section<'_>, definition: Option<&Arc<Definition>>) -> Option<(BTreeMap<String, String>, Option<Vec<String>>)> {
+    if is_inline(section) {
+        return Some((BTreeMap::new(), None));
+    }
+    let params = params(section, definition);
+    let variants = match section.item("variants").map(|item| item.strings()) {
+        Some(read) => Some(read?),
+        None => None,
+    };
+    Some((params?, variants))
+}
+
+/// Warns of secrets that could be guessed.
+fn warn_short(item: &Item<'_>, secrets: &[Secret]) {
+    for secret in secrets.iter().filter(|secret| secret.expose().len() < 16) {
+        item.warn(format!("the secret {} has {} bytes", secret.label(), secret.expose().len()), "use 16 or more, from a random source");
+    }
 }
 
 /// The route's values for what a definition asks beside the secret.
@@ -461,10 +482,7 @@ impl Plan {
     }
 
     /// Says what is weak about it.
-    fn warn(&self, item: &crate::section::Item<'_>, secrets: &[Secret]) {
-        for secret in secrets.iter().filter(|secret| secret.expose().len() < 16) {
-            item.warn(format!("the secret {} has {} bytes", secret.label(), secret.expose().len()), "use 16 or more, from a random source");
-        }
+    fn warn(&self, item: &Item<'_>, secrets: &[Secret]) {
         let name = self.definition.as_ref().map_or("", |definition| &definition.name);
         let mut said = Vec::new();
         for form in &self.forms {
@@ -510,19 +528,25 @@ impl Plan {
         self.definition.as_ref().map(|definition| &definition.name)
     }
 
-    /// Whether a request that was signed for this route would be accepted by the other too: one provider, a secret of both, and a
-    /// signature that does not cover the URL.
+    /// Whether a request that was signed for this route would be accepted by the other too: a secret of both, and a form of both whose
+    /// signature does not cover the URL. The providers may differ: many sign alike.
     pub(crate) fn accepts_what_is_meant_for(&self, other: &Self) -> bool {
-        let names_its_url = |form: &Bound| match &form.ready {
-            Ready::Signature(engine) => engine.recipe.signed.iter().all(template::Template::covers_path),
-            Ready::Own(judge) => judge.names_its_route(),
-            Ready::Token(..) | Ready::Basic(_) => false,
+        let one_key = self.secrets.iter().any(|secret| other.secrets.iter().any(|theirs| theirs.expose() == secret.expose()))
+            || self.public_keys.iter().any(|mine| other.public_keys.iter().any(|theirs| theirs.key.same(&mine.key)));
+        let alike = |mine: &Bound, theirs: &Bound| match (&mine.ready, &theirs.ready) {
+            (Ready::Own(_), _) => self.provider() == other.provider() && mine.is_proof_for(theirs),
+            (Ready::Signature(_) | Ready::Token(..) | Ready::Basic(_), _) => mine.is_proof_for(theirs),
         };
-        self.provider().is_some()
-            && self.provider() == other.provider()
-            && !self.forms.iter().all(names_its_url)
-            && (self.secrets.iter().any(|secret| other.secrets.iter().any(|theirs| theirs.expose() == secret.expose()))
-                || self.public_keys.iter().any(|mine| other.public_keys.iter().any(|theirs| theirs.key.same(&mine.key))))
+        one_key && self.forms.iter().any(|mine| other.forms.iter().any(|theirs| alike(mine, theirs)))
+    }
+
+    /// Whether any form of its requests carries a signature, and not a secret itself.
+    pub(crate) fn signs(&self) -> bool {
+        self.forms.iter().any(|form| match &form.ready {
+            Ready::Signature(_) => true,
+            Ready::Own(judge) => judge.verification() == Verification::Content,
+            Ready::Token(..) | Ready::Basic(_) => false,
+        })
     }
 
     /// The labels of the secrets and public keys whose `not_after` is over.
@@ -868,6 +892,17 @@ impl Bound {
             Ready::Signature(engine) => engine.verification(),
             Ready::Token(..) | Ready::Basic(_) => Verification::Sender,
             Ready::Own(judge) => judge.verification(),
+        }
+    }
+
+    /// Whether what proves a request of this form would prove one of the other form too, given one secret and another path.
+    fn is_proof_for(&self, other: &Self) -> bool {
+        match (&self.ready, &other.ready) {
+            (Ready::Signature(mine), Ready::Signature(theirs)) => mine.recipe.is_proof_for(&theirs.recipe),
+            (Ready::Token(mine, _), Ready::Token(theirs, _)) => mine.place == theirs.place,
+            (Ready::Basic(_), Ready::Basic(_)) => true,
+            (Ready::Own(mine), Ready::Own(theirs)) => self.variant.scheme == other.variant.scheme && !mine.names_its_route() && !theirs.names_its_route(),
+            (Ready::Signature(_) | Ready::Token(..) | Ready::Basic(_) | Ready::Own(_), _) => false,
         }
     }
 

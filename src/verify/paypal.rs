@@ -145,6 +145,10 @@ impl Judge for Bound {
         Ok(Held { label: LABEL.into(), timestamp_ms: Some(transmission.time_ms), content, id: Some(transmission.id), event_type: None })
     }
 
+    fn headers(&self) -> Vec<HeaderName> {
+        vec![SIGNATURE]
+    }
+
     fn verification(&self) -> Verification {
         Verification::Content
     }

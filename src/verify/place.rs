@@ -540,7 +540,7 @@ impl fmt::Display for Place {
 }
 
 /// Whether a header is named `prefix` and a number of at most four digits.
-fn is_numbered(name: &HeaderName, prefix: &str) -> bool {
+pub(super) fn is_numbered(name: &HeaderName, prefix: &str) -> bool {
     name.as_str().strip_prefix(prefix).is_some_and(|n| (1..=4).contains(&n.len()) && n.bytes().all(|b| b.is_ascii_digit()))
 }
 

@@ -22,14 +22,14 @@ use crate::{
     validate::json::Pointer,
 };
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Template {
     parts: Vec<Part>,
     /// Whether a body must not start with a byte that the text before it could hold.
     guard_body: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 enum Part {
     Literal(Vec<u8>),
     Body,

@@ -21,5 +21,6 @@ mod refusals;
 mod replay;
 mod secrets;
 mod send;
+mod signing;
 mod support;
 mod tls;
