@@ -60,6 +60,11 @@ impl Source {
         Arc::new(Self(Kind::Fixed(documents.into_iter().map(|(id, document)| (id, Arc::new(document))).collect())))
     }
 
+    /// Whether it is an issuer's answers about tokens, held by a case.
+    pub(crate) fn holds_answers(&self) -> bool {
+        matches!(&self.0, Kind::Fixed(documents) if documents.values().all(|document| matches!(**document, Document::Token(_))))
+    }
+
     pub(crate) fn remote(settings: Settings) -> Arc<Self> {
         Arc::new(Self(Kind::Remote { settings, remote: OnceLock::new() }))
     }

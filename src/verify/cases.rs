@@ -135,7 +135,8 @@ impl Case {
         Plan::new(definition, &Means { keys: keys.as_ref(), public_keys: &public_keys, ..Means::new(&secrets, &params) }).map_err(Unjudged)
     }
 
-    /// What a receiver would fetch: `params.jwks`, a key set, and `params.certs`, certificates by key id or URL.
+    /// What a receiver would fetch: `params.jwks`, a key set, `params.certs`, certificates by key id or URL, and `params.introspection`,
+    /// an issuer's answers by token.
     fn keys(&self) -> Result<Option<Given>, Unjudged> {
         let unread = |why: String| Unjudged(format!("{}: {why}", self.id));
         let mut documents = Vec::new();
@@ -147,6 +148,13 @@ impl Case {
             for (id, pem) in certificates {
                 let chain = Document::certificates(pem.as_str().unwrap_or_default().as_bytes()).map_err(|why| unread(format!("`params.certs`: {why}")))?;
                 documents.push((id.clone(), chain));
+            }
+        }
+        if let Some(answers) = self.params.get("introspection").and_then(serde_json::Value::as_object) {
+            for (token, answer) in answers {
+                let answer = Document::read(Form::Introspection, None, token, answer.to_string().as_bytes())
+                    .map_err(|why| unread(format!("`params.introspection`: {why}")))?;
+                documents.push((token.clone(), answer));
             }
         }
         Ok((!documents.is_empty()).then(|| Given::Fixed(Source::fixed(documents))))

@@ -24,3 +24,4 @@ mod send;
 mod signing;
 mod support;
 mod tls;
+mod vectors;
