@@ -19,6 +19,7 @@ mod ranges;
 mod readme;
 mod refusals;
 mod replay;
+mod sdks;
 mod secrets;
 mod send;
 mod signing;

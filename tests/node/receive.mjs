@@ -14,6 +14,10 @@ const verifiers = {
     const { verify } = await load("@octokit/webhooks-methods/dist-node/index.js");
     return verify(secret, text, headers["x-hub-signature-256"]);
   },
+  async hygraph({ secret, headers, text }) {
+    const { verifyWebhookSignature } = require("@hygraph/utils");
+    return verifyWebhookSignature({ rawPayload: text, signature: headers["gcms-signature"], secret });
+  },
   async "kontent-ai"({ secret, headers, text }) {
     const { signatureHelper } = require("@kontent-ai/webhook-helper");
     return signatureHelper.isValidSignatureFromString(text, secret, headers["x-kontent-ai-signature"]);
