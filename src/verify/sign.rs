@@ -180,6 +180,9 @@ impl Address {
 
 /// Whether a form can be signed without touching the body.
 fn signable(form: &Bound) -> Result<(), String> {
+    if !form.variant.method.signs() {
+        return Err("only the provider's own key signs it".to_owned());
+    }
     match &form.ready {
         Ready::Signature(engine) => {
             let signatures = engine.recipe.signatures.iter().map(|signature| &signature.place);
@@ -190,8 +193,7 @@ fn signable(form: &Bound) -> Result<(), String> {
         }
         Ready::Token(..) | Ready::Basic(_) => Ok(()),
         Ready::Own(judge) if judge.signs_head() => Ok(()),
-        Ready::Own(_) if form.variant.method.signs() => Err("its signature stands in the body, which is passed on as it is".to_owned()),
-        Ready::Own(_) => Err("only the provider's own key signs it".to_owned()),
+        Ready::Own(_) => Err("its signature stands in the body, which is passed on as it is".to_owned()),
     }
 }
 
