@@ -47,13 +47,6 @@ pub(crate) struct Ask<'a> {
     pub(crate) timeout: Duration,
 }
 
-impl<'a> Ask<'a> {
-    /// A GET without anything special.
-    pub(crate) fn get(url: &'a Url, max_bytes: usize, timeout: Duration) -> Self {
-        Self { url, method: Method::GET, headers: HeaderMap::new(), body: Bytes::new(), max_bytes, timeout }
-    }
-}
-
 /// An answer, whatever its status: but no redirect.
 #[derive(Clone, Debug)]
 pub(crate) struct Fetched {

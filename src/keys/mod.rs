@@ -32,7 +32,7 @@ enum Kind {
     /// They stand in the policy, by id; `""` is what serves every id.
     Fixed(BTreeMap<String, Arc<Document>>),
     Remote {
-        settings: Settings,
+        settings: Box<Settings>,
         /// Set when the gate connects it; a command that only reads a policy fetches nothing.
         remote: OnceLock<Arc<Remote>>,
     },
@@ -66,7 +66,7 @@ impl Source {
     }
 
     pub(crate) fn remote(settings: Settings) -> Arc<Self> {
-        Arc::new(Self(Kind::Remote { settings, remote: OnceLock::new() }))
+        Arc::new(Self(Kind::Remote { settings: Box::new(settings), remote: OnceLock::new() }))
     }
 
     /// The name by which a place knows the document that holds the key `id`: one for all of a set.
@@ -148,7 +148,7 @@ impl Keys {
         let opened = match found {
             Some(found) => found,
             None => {
-                let opened = Remote::open(settings.clone(), self.dir.clone(), self.clock.clone(), &self.metrics)?;
+                let opened = Remote::open(Settings::clone(settings), self.dir.clone(), self.clock.clone(), &self.metrics)?;
                 remotes.insert(settings.fingerprint(), Arc::downgrade(&opened));
                 opened
             }

@@ -314,7 +314,7 @@ mod tests {
         };
         assert_eq!((after(true, 0.0), after(true, 0.5)), (77_760, 86_400));
         assert_eq!([(); 4].map(|()| after(false, 0.5)), [60, 120, 240, 480]);
-        (0..40).for_each(|_| drop(after(false, 0.5)));
+        assert_eq!((0..40).map(|_| after(false, 0.5)).last(), Some(86_400));
         assert_eq!(after(false, 0.5), 86_400);
         assert_eq!(after(true, 0.5), 86_400);
         assert_eq!(after(false, 0.5), 60);

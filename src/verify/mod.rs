@@ -338,8 +338,11 @@ fn is_inline(section: &Section<'_>) -> bool {
     section.has("scheme") && !section.has("provider")
 }
 
-/// What stands beside a definition where it is used: its params, and the names of the forms that are left.
-fn beside(section: &Section<'_>, definition: Option<&Arc<Definition>>) -> Option<(BTreeMap<String, String>, Option<Vec<String>>)> {
+/// A definition's params, and the names of the forms that are left.
+type Beside = (BTreeMap<String, String>, Option<Vec<String>>);
+
+/// What stands beside a definition where it is used.
+fn beside(section: &Section<'_>, definition: Option<&Arc<Definition>>) -> Option<Beside> {
     if is_inline(section) {
         return Some((BTreeMap::new(), None));
     }
