@@ -34,6 +34,7 @@ use crate::{
         events,
         metrics::{Metrics, RouteMetrics},
     },
+    pair::Pairings,
     pipeline::{self, Trail},
     policy::{Opener, Policy},
     problem::Problem,
@@ -55,6 +56,7 @@ pub(crate) struct Gate {
     pub(crate) refused: Arc<live::Refused>,
     /// Deliveries that go on without their sender.
     pub(crate) afterwork: deliver::Afterwork,
+    pub(crate) pairings: Arc<Pairings>,
     /// For requests that no route took.
     unrouted: RouteMetrics,
     metrics: Arc<Metrics>,
@@ -130,7 +132,10 @@ impl Serve for Gate {
                 (respond::outcome(outcome, trail.line.event_id), Decision::Ended(ending))
             }
             Err(why) => {
-                let response = respond::refusal(&why, trail.line.event_id);
+                let mut response = respond::refusal(&why, trail.line.event_id);
+                if response.status() == http::StatusCode::UNAUTHORIZED && trail.route.as_ref().is_some_and(|route| route.verify.refuses_bare()) {
+                    response = respond::bare(response);
+                }
                 let reason = why.reason;
                 trail.line.detail = why.detail;
                 (response, Decision::Refused(reason))
@@ -301,6 +306,7 @@ async fn serve(path: &Path, config: Config, state_dir: PathBuf, clock: Clock, re
         audit,
         refused: Arc::default(),
         afterwork: deliver::Afterwork::default(),
+        pairings: Arc::new(Pairings::new(&state_dir)),
         unrouted: metrics.unrouted(),
         metrics: metrics.clone(),
     });
@@ -325,6 +331,7 @@ async fn serve(path: &Path, config: Config, state_dir: PathBuf, clock: Clock, re
     });
     let mut signals = Signals::new().map_err(|why| Failure::Start(format!("signals cannot be taken: {why}")))?;
     let (ask, asked) = mpsc::channel::<Asked>(4);
+    gate.pairings.reload_by(reload_by(ask.clone()));
     let mut made = None;
     let admin = match &config.admin {
         None => None,
@@ -342,6 +349,8 @@ async fn serve(path: &Path, config: Config, state_dir: PathBuf, clock: Clock, re
                 explain: Arc::new(move |kept| kept.explain(&explain.policy.load())),
                 reload: reload_by(ask.clone()),
                 policy: Arc::new(move || policy.policy.load().shown.clone()),
+                pairings: gate.pairings.clone(),
+                pairable: pairable(gate.clone()),
                 token: token.secret.clone(),
                 clock: clock.clone(),
             };
@@ -416,6 +425,15 @@ fn reload_by(ask: mpsc::Sender<Asked>) -> admin::Reload {
             ask.send(tell).await.map_err(|_| stopping())?;
             told.await.map_err(|_| stopping())?
         })
+    })
+}
+
+/// What `hooklatch pair` can do with a route, by the policy in force.
+fn pairable(gate: Arc<Gate>) -> admin::Pairable {
+    Arc::new(move |name| {
+        let policy = gate.policy.load();
+        let route = policy.routes.iter().find(|route| &*route.name == name)?;
+        Some(admin::PairRoute { takes_secret: route.verify.takes_secret(), shows_secret: route.verify.shows_secret() })
     })
 }
 

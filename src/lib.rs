@@ -24,6 +24,7 @@ mod listen;
 mod mask;
 mod observe;
 mod outcome;
+mod pair;
 mod pipeline;
 mod policy;
 mod problem;

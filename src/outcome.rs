@@ -16,10 +16,12 @@ pub(crate) enum Ending {
     Unmatched,
     /// A filter answered by itself.
     Responded,
+    /// A provider's handshake, which the gate answered.
+    Challenge,
 }
 
 impl Ending {
-    pub(crate) const ALL: &'static [Ending] = &[Self::Forwarded, Self::Duplicate, Self::Dropped, Self::Unmatched, Self::Responded];
+    pub(crate) const ALL: &'static [Ending] = &[Self::Forwarded, Self::Duplicate, Self::Dropped, Self::Unmatched, Self::Responded, Self::Challenge];
 
     /// The stable word.
     pub(crate) const fn code(self) -> &'static str {
@@ -29,6 +31,7 @@ impl Ending {
             Self::Dropped => "dropped",
             Self::Unmatched => "unmatched",
             Self::Responded => "responded",
+            Self::Challenge => "challenge",
         }
     }
 }

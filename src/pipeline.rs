@@ -16,18 +16,18 @@ use crate::{
     clock::Mono,
     condition::Scope,
     deliver,
-    event::{Call, Chunks, Client, Conn, Event, EventId},
+    event::{Call, CallBody, Chunks, Client, Conn, Event, EventId},
     filter::{self, Verdict},
     guard::{self, Admitted},
     observe::{audit::Line, events, metrics::Replay},
     outcome::{Answer, Ending, Outcome},
     policy::{Policy, Route},
     receive,
-    reject::{Reason, Reject},
+    reject::{Extra, Reason, Reject},
     replay::{self, Claim, Claimed},
     route::Match,
     validate,
-    verify::{Facts, Signed, cases::Request},
+    verify::{Facts, Greeting, Reply, Signed, cases::Request, challenge},
 };
 
 /// What is told of a request, filled in as it walks.
@@ -44,10 +44,13 @@ pub(crate) struct Trail {
 pub(crate) async fn run(gate: &Gate, policy: &Policy, mut call: Box<Call>, trail: &mut Trail) -> Result<Outcome, Reject> {
     let client = client::identify(&policy.clients, &call.conn, &mut call.head.headers)?;
     trail.line.client_ip = Some(client.ip);
-    let matched = policy.table.find(&call.head, server_name(&call.conn))?;
+    let matched = policy.table.find(&call.head, server_name(&call.conn), |index| is_handshake(&policy.routes[index], &call.head))?;
     let route = trail.enter(&policy.routes[matched.index]);
     let admitted = guard::admit(&route.guards, &client, &call.conn, &call.head, call.started, |reason| route.enforce.covers(reason))?;
-    let received = receive_and_verify(gate, policy, &route, &client, call, trail).await?;
+    let received = match receive_and_verify(gate, policy, &route, &client, matched.handshake, call, trail).await? {
+        Arrived::Handshake(reply) => return handshake(gate, &route, reply, trail).await,
+        Arrived::Event(received) => received,
+    };
     let event = event(&route, client, admitted, matched, received, trail);
     let mut event = meter(&route, event, trail)?;
     let claimed = match claim(gate, &route, &event, trail).await? {
@@ -55,7 +58,7 @@ pub(crate) async fn run(gate: &Gate, policy: &Policy, mut call: Box<Call>, trail
         Claim::Mine(claimed) => claimed,
     };
     event.event.id = trail.claimed(&claimed);
-    deliver(gate, &route, event.event, claimed, trail).await
+    deliver(gate, &route, event, claimed, trail).await
 }
 
 /// The refusal while the audit file cannot be written and the policy says that nothing goes unrecorded.
@@ -75,16 +78,60 @@ struct Received {
     head: http::request::Parts,
     body: Chunks,
     signed: Signed,
+    /// A handshake that nobody signs, for the receiver to answer.
+    handshake: bool,
 }
 
-/// Judges the proof: the head before the body, the body as it arrives.
-async fn receive_and_verify(gate: &Gate, policy: &Policy, route: &Route, client: &Client, call: Box<Call>, trail: &mut Trail) -> Result<Received, Reject> {
+/// What came: an event, or a handshake with its answer.
+#[expect(clippy::large_enum_variant, reason = "the usual case must not allocate")]
+enum Arrived {
+    Event(Received),
+    Handshake(Reply),
+}
+
+/// Whether the head is that of a handshake of the route's provider, with exactly its parameters.
+fn is_handshake(route: &Route, head: &http::request::Parts) -> bool {
+    route.verify.heads_handshake(&facts("", head), &route.query)
+}
+
+fn facts<'a>(base: &'a str, head: &'a http::request::Parts) -> Facts<'a> {
+    Facts { method: &head.method, base, target: head.uri.path_and_query().map_or("/", |target| target.as_str()), headers: &head.headers }
+}
+
+/// Judges the proof: the head before the body, the body as it arrives. `only_handshake`: the route takes the method for nothing else.
+async fn receive_and_verify(
+    gate: &Gate,
+    policy: &Policy,
+    route: &Route,
+    client: &Client,
+    only_handshake: bool,
+    call: Box<Call>,
+    trail: &mut Trail,
+) -> Result<Arrived, Reject> {
     let Call { id, started, conn, head, body } = *call;
     let base = base(policy, &conn, &head);
-    let facts = Facts { method: &head.method, base: &base, target: head.uri.path_and_query().map_or("/", |target| target.as_str()), headers: &head.headers };
+    let facts = facts(&base, &head);
+    let armed = route.verify.takes_secret() && gate.pairings.armed(&route.name, started.mono);
     let prepared = route.verify.prepare(&facts, started.wall_ms);
+    let greeting = route.verify.asked(&facts, &route.query, armed);
+    let mut body = Coming::Body(body);
+    if greeting == Greeting::Head || (greeting == Greeting::Body && prepared.is_err()) {
+        let Coming::Body(incoming) = body else { unreachable!("nothing was read yet") };
+        // Boxed, so that the future of a delivery stays small.
+        let (mut chunks, reply) = Box::pin(greeted(gate, route, client, only_handshake, armed, &facts, incoming, prepared.as_ref().err(), trail)).await?;
+        match reply {
+            Some(reply) if !route.verify.forwards_handshakes() => return Ok(Arrived::Handshake(reply)),
+            Some(_) => {
+                let signed = route.verify.unverified(&facts, &mut chunks);
+                trail.signed(&signed);
+                return Ok(Arrived::Event(Received { id, received_ms: started.wall_ms, conn, head, body: chunks, signed, handshake: true }));
+            }
+            None => body = Coming::Read(chunks),
+        }
+    }
     let unsigned = match &prepared {
-        Ok(_) if !route.verify.is_none() => route.verify.unsigned_query(&facts, &route.query),
+        // The query of a handshake was judged when the route was found.
+        Ok(_) if !route.verify.is_none() && !only_handshake => route.verify.unsigned_query(&facts, &route.query),
         _ => None,
     };
     let unsigned = unsigned.map(|name| Reject::new(Reason::QueryNotSigned, format!("`{}` is not in `query`", name.escape_debug())));
@@ -101,16 +148,26 @@ async fn receive_and_verify(gate: &Gate, policy: &Policy, route: &Route, client:
         (Err(told), Some((room, why))) => {
             let limits = receive::Limits { body: (room as u64).min(route.body.body), ..route.body };
             let mut held = gate.budget.reserve(0)?;
-            let body = Box::pin(receive::body(body, &limits, &mut |bytes| held.grow(bytes), &mut |_| {})).await.ok();
+            let body = match body {
+                Coming::Body(body) => Box::pin(receive::body(body, &limits, &mut |bytes| held.grow(bytes), &mut |_| {})).await.ok(),
+                Coming::Read(chunks) => Some(chunks),
+            };
             keep(gate, policy, route, client, (id, started.wall_ms), &facts, body.as_ref(), &why, false);
             return Err(told);
         }
     };
     let mut held = gate.budget.reserve(0)?;
     let mut reserve = |bytes| held.grow(bytes);
-    let mut body = match &mut feed {
-        Some(feed) => receive::body(body, &route.body, &mut reserve, &mut |bytes| route.verify.update(feed, bytes)).await?,
-        None => receive::body(body, &route.body, &mut reserve, &mut |_| {}).await?,
+    let mut body = match (body, &mut feed) {
+        (Coming::Body(body), Some(feed)) => receive::body(body, &route.body, &mut reserve, &mut |bytes| route.verify.update(feed, bytes)).await?,
+        (Coming::Body(body), None) => receive::body(body, &route.body, &mut reserve, &mut |_| {}).await?,
+        (Coming::Read(chunks), feed) => {
+            if let Some(feed) = feed {
+                chunks.pieces().for_each(|piece| route.verify.update(feed, piece));
+            }
+            reserve(chunks.len() as u64)?;
+            chunks
+        }
     };
     body.hold(held);
     trail.line.body_bytes = body.len() as u64;
@@ -144,7 +201,73 @@ async fn receive_and_verify(gate: &Gate, policy: &Policy, route: &Route, client:
         None => route.verify.unverified(&facts, &mut body),
     };
     trail.signed(&signed);
-    Ok(Received { id, received_ms: started.wall_ms, conn, head, body, signed })
+    if signed.secret.is_some() {
+        let answered = route.verify.answer(&facts, &mut body, Some(&signed), &route.query, armed, now.wall_ms);
+        match answered.map_err(|why| trail.refused_proof(route, client, why))? {
+            Some(reply) if !route.verify.forwards_handshakes() => return Ok(Arrived::Handshake(reply)),
+            None if only_handshake => return Err(not_allowed(route)),
+            Some(_) | None => {}
+        }
+    } else if only_handshake {
+        return Err(not_allowed(route));
+    }
+    Ok(Arrived::Event(Received { id, received_ms: started.wall_ms, conn, head, body, signed, handshake: false }))
+}
+
+/// A body, unless it was read already.
+#[expect(clippy::large_enum_variant, reason = "it is moved once")]
+enum Coming {
+    Body(CallBody),
+    Read(Chunks),
+}
+
+/// Reads what may be a handshake that nobody signs, and says what it is answered with. `refused`: what its head says of it as a delivery.
+#[expect(clippy::too_many_arguments, reason = "a step of `receive_and_verify`, apart so that its future is")]
+async fn greeted(
+    gate: &Gate,
+    route: &Route,
+    client: &Client,
+    only_handshake: bool,
+    armed: bool,
+    facts: &Facts<'_>,
+    body: CallBody,
+    refused: Option<&Reject>,
+    trail: &mut Trail,
+) -> Result<(Chunks, Option<Reply>), Reject> {
+    let mut held = gate.budget.reserve(0)?;
+    // A handshake is short. What the route only observes is read as any delivery.
+    let limits = if route.enforce.verify && refused.is_some() { route.body.at_most(challenge::MAX_BODY) } else { route.body };
+    let received = receive::body(body, &limits, &mut |bytes| held.grow(bytes), &mut |_| {}).await;
+    let mut body = match (received, refused) {
+        (Err(why), Some(head)) if why.reason == Reason::BodyTooLarge => return Err(trail.refused_proof(route, client, head.clone())),
+        (received, _) => received?,
+    };
+    body.hold(held);
+    trail.line.body_bytes = body.len() as u64;
+    let answered = route.verify.answer(facts, &mut body, None, &route.query, armed, gate.clock.now().wall_ms);
+    match answered.map_err(|why| trail.refused_proof(route, client, why))? {
+        None if only_handshake => Err(not_allowed(route)),
+        reply => Ok((body, reply)),
+    }
+}
+
+/// The refusal of a method that the route takes for handshakes only.
+fn not_allowed(route: &Route) -> Reject {
+    let methods: Vec<&str> = route.methods.iter().map(http::Method::as_str).collect();
+    Reject::new(Reason::MethodNotAllowed, "the route takes this method for its provider's handshake only").with(Extra::Allow(methods.join(", ")))
+}
+
+/// Answers a handshake; a secret that came by it is kept first.
+async fn handshake(gate: &Gate, route: &Route, reply: Reply, trail: &mut Trail) -> Result<Outcome, Reject> {
+    if let Some(secret) = reply.secret {
+        gate.pairings.take(&route.name, secret, gate.clock.mono()).await?;
+    }
+    trail.line.detail = format!("the handshake `{}`", reply.name).into();
+    let mut headers: HeaderMap = reply.headers.into_iter().collect();
+    if let Some(content_type) = reply.content_type {
+        headers.insert(CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+    }
+    Ok(Outcome { ending: Ending::Challenge, answer: Answer { status: reply.status, headers, body: reply.body } })
 }
 
 /// Keeps a refused event for whoever asks why.
@@ -202,6 +325,8 @@ struct Proven {
     /// Boxed: it is handed from step to step.
     event: Box<Event>,
     signed: Signed,
+    /// A handshake that nobody signs: it is no event, so that nothing of the route's rules for events is asked of it.
+    handshake: bool,
 }
 
 impl Proven {
@@ -213,7 +338,7 @@ impl Proven {
 }
 
 fn event(route: &Route, client: Client, admitted: Admitted, matched: Match, received: Received, trail: &mut Trail) -> Proven {
-    let Received { id, received_ms, conn, mut head, body, signed } = received;
+    let Received { id, received_ms, conn, mut head, body, signed, handshake } = received;
     for name in &route.credentials {
         if let Entry::Occupied(mut lines) = head.headers.entry(name) {
             // Filters, the inspector and exports mask what is marked so.
@@ -245,7 +370,7 @@ fn event(route: &Route, client: Client, admitted: Admitted, matched: Match, rece
         chosen: None,
         annotations: Vec::new(),
     });
-    Proven { event, signed }
+    Proven { event, signed, handshake }
 }
 
 /// Limits keyed on verified facts; an event that was not verified spends none of them.
@@ -260,7 +385,7 @@ fn meter(route: &Route, mut proven: Proven, trail: &mut Trail) -> Result<Proven,
 
 /// Claims the event's key, where it has one.
 async fn claim(gate: &Gate, route: &Route, proven: &Proven, trail: &mut Trail) -> Result<Claim, Reject> {
-    let Proven { event, signed } = proven;
+    let Proven { event, signed, .. } = proven;
     let rule = route.replay.as_ref().filter(|_| proven.counts(route));
     let keyed = rule.and_then(|rule| Some((rule, rule.key(signed.replay.as_ref().map(|key| &key.digest[..]), &event.headers)?)));
     let Some((rule, key)) = keyed else {
@@ -294,9 +419,10 @@ fn duplicate(stored: &replay::Stored) -> Outcome {
 }
 
 /// Validates, filters, chooses and delivers; the claim ends here whatever happens.
-async fn deliver(gate: &Gate, route: &Arc<Route>, event: Box<Event>, claimed: Claimed, trail: &mut Trail) -> Result<Outcome, Reject> {
-    let event = validate(gate, route, event, trail).await?;
-    let (event, verdict) = if route.filters.is_empty() {
+async fn deliver(gate: &Gate, route: &Arc<Route>, proven: Proven, claimed: Claimed, trail: &mut Trail) -> Result<Outcome, Reject> {
+    let Proven { event, handshake, .. } = proven;
+    let event = if handshake { event } else { validate(gate, route, event, trail).await? };
+    let (event, verdict) = if route.filters.is_empty() || handshake {
         (event, Verdict::Pass)
     } else {
         // Boxed, so that the future of a request without filters stays small.
@@ -401,6 +527,11 @@ impl Trail {
             }
             Err(told)
         })
+    }
+
+    /// What to answer to a proof, or to a handshake's token, that is refused whatever the route enforces.
+    fn refused_proof(&mut self, route: &Route, client: &Client, why: Reject) -> Reject {
+        self.judge_proof(route, client, Err::<(), _>(why.clone())).err().unwrap_or(why)
     }
 
     fn signed(&mut self, signed: &Signed) {

@@ -32,6 +32,13 @@ pub(crate) struct Limits {
     pub(crate) timeout: Duration,
 }
 
+impl Limits {
+    /// The same for a body of no more than `bytes`.
+    pub(crate) fn at_most(self, bytes: usize) -> Self {
+        Self { body: self.body.min(bytes as u64), ..self }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self { body: 10 * 1024 * 1024, timeout: Duration::from_secs(20) }

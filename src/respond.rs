@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
-    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS},
 };
 use http_body_util::Full;
 use serde::Serialize;
@@ -85,6 +85,11 @@ pub(crate) fn outcome(outcome: Outcome, id: EventId) -> Response<Full<Bytes>> {
     if outcome.ending == Ending::Duplicate {
         response.headers_mut().insert(DUPLICATE, HeaderValue::from_static("true"));
     }
+    if outcome.ending == Ending::Challenge {
+        // It holds what a stranger may have sent: no browser is to guess a page in it, and nobody is to keep it.
+        response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
     response
 }
 
@@ -134,6 +139,13 @@ pub(crate) fn refusal(reject: &Reject, id: EventId) -> Response<Full<Bytes>> {
         set(headers, WWW_AUTHENTICATE.as_str(), format!("{scheme} realm=\"webhook\""));
     }
     response
+}
+
+/// A refusal for a provider that takes none with a body.
+pub(crate) fn bare(mut refusal: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
+    *refusal.body_mut() = Full::default();
+    refusal.headers_mut().remove(CONTENT_TYPE);
+    refusal
 }
 
 /// The answer when the gate itself failed in a way that it has no word for.

@@ -44,6 +44,8 @@ pub(crate) struct Entry {
     pub(crate) host: Option<Host>,
     pub(crate) path: Path,
     pub(crate) methods: Vec<Method>,
+    /// Methods that the route takes for its provider's handshakes only.
+    pub(crate) handshakes: Vec<Method>,
     /// The caller's number for the route.
     pub(crate) index: usize,
 }
@@ -67,7 +69,11 @@ pub(crate) struct Table {
 
 /// The routes of one host pattern, by method.
 #[derive(Debug, Default)]
-struct Methods(Vec<(Method, Paths)>);
+struct Methods {
+    taken: Vec<(Method, Paths)>,
+    /// The same for handshakes; empty for most policies.
+    handshakes: Vec<(Method, Paths)>,
+}
 
 /// The routes of one host pattern and method. Paths without `*` come first, then prefixes, the longer first; each router prefers a
 /// literal segment to a `{name}`.
@@ -81,6 +87,8 @@ struct Paths {
 #[derive(Clone, Debug)]
 struct Leaf {
     index: usize,
+    /// How narrow the path is: whole ones before prefixes, the longer first.
+    rank: usize,
     has_host: bool,
     rest: bool,
     params: Arc<[Arc<str>]>,
@@ -91,6 +99,8 @@ struct Leaf {
 pub(crate) struct Match {
     /// [`Entry::index`] of the route.
     pub(crate) index: usize,
+    /// The route does not take this method, but for a handshake, and the head is that of one.
+    pub(crate) handshake: bool,
     /// The path's `{name}` parts as they arrived, nothing decoded.
     pub(crate) params: Vec<(String, String)>,
     /// What the path's `*` matched.
@@ -193,22 +203,25 @@ impl fmt::Display for Path {
 impl Table {
     /// Builds the table; every pair of routes that the same request would match equally well is an ambiguity.
     pub(crate) fn build(entries: Vec<Entry>) -> Result<Self, Vec<Ambiguity>> {
-        let mut seen: BTreeMap<(Option<Host>, String, String), usize> = BTreeMap::new();
+        let mut seen: BTreeMap<(Option<Host>, String, String, bool), usize> = BTreeMap::new();
         let mut ambiguities: Vec<Ambiguity> = Vec::new();
         let mut table = Self::default();
-        for Entry { host, path, methods, index } in &entries {
-            for method in methods {
-                let at = (host.clone(), path.shape.clone(), method.to_string());
+        for Entry { host, path, methods, handshakes, index } in &entries {
+            let handshakes = handshakes.iter().filter(|method| !methods.contains(method));
+            for (method, handshake) in methods.iter().map(|method| (method, false)).chain(handshakes.map(|method| (method, true))) {
+                let at = (host.clone(), path.shape.clone(), method.to_string(), handshake);
                 if let Some(first) = seen.get(&at) {
                     if *first != *index && !ambiguities.iter().any(|known| (known.a, known.b) == (*first, *index)) {
                         let host = host.as_ref().map_or_else(|| "any host".to_owned(), ToString::to_string);
-                        ambiguities.push(Ambiguity { a: *first, b: *index, why: format!("both take {method} {path} on {host}") });
+                        let what = if handshake { "answer the handshakes of" } else { "take" };
+                        ambiguities.push(Ambiguity { a: *first, b: *index, why: format!("both {what} {method} {path} on {host}") });
                     }
                     continue;
                 }
                 seen.insert(at, *index);
-                let leaf = Leaf { index: *index, has_host: host.is_some(), rest: path.rest, params: path.params.as_slice().into() };
-                if let Err(why) = table.paths(host.as_ref(), method).insert(path, leaf) {
+                let rank = if path.rest { path.pattern.matches('/').count() } else { usize::MAX };
+                let leaf = Leaf { index: *index, rank, has_host: host.is_some(), rest: path.rest, params: path.params.as_slice().into() };
+                if let Err(why) = table.paths(host.as_ref(), method, handshake).insert(path, leaf) {
                     ambiguities.push(Ambiguity { a: *index, b: *index, why: format!("{path} cannot be routed: {why}") });
                 }
             }
@@ -216,17 +229,18 @@ impl Table {
         if ambiguities.is_empty() { Ok(table) } else { Err(ambiguities) }
     }
 
-    fn paths(&mut self, host: Option<&Host>, method: &Method) -> &mut Paths {
+    fn paths(&mut self, host: Option<&Host>, method: &Method, handshake: bool) -> &mut Paths {
         let methods = match host {
             Some(Host::Exact(host)) => self.exact.entry(host.clone()).or_default(),
             Some(Host::Below(host)) => self.below.entry(host.clone()).or_default(),
             None => &mut self.any,
         };
-        let at = methods.0.iter().position(|(known, _)| known == method).unwrap_or_else(|| {
-            methods.0.push((method.clone(), Paths::default()));
-            methods.0.len() - 1
+        let methods = if handshake { &mut methods.handshakes } else { &mut methods.taken };
+        let at = methods.iter().position(|(known, _)| known == method).unwrap_or_else(|| {
+            methods.push((method.clone(), Paths::default()));
+            methods.len() - 1
         });
-        &mut methods.0[at].1
+        &mut methods[at].1
     }
 
     /// The most specific route of a request: an exact host before the longest `*.` before any; a whole path before a longer prefix before
@@ -235,35 +249,38 @@ impl Table {
     /// Errors: [`Reason::BadRequest`] (no Host, or several), [`Reason::BadTarget`], [`Reason::NoRoute`], [`Reason::MethodNotAllowed`]
     /// with the methods there are, and [`Reason::Misdirected`] where the route is bound to a host and TLS was made for another one: the
     /// certificate and the client's proof belong to the name asked for first.
-    pub(crate) fn find(&self, head: &Parts, server_name: Option<&str>) -> Result<Match, Reject> {
+    ///
+    /// A method that a route takes for handshakes only counts where `is_handshake` says of that route that the head is one.
+    pub(crate) fn find(&self, head: &Parts, server_name: Option<&str>, is_handshake: impl Fn(usize) -> bool) -> Result<Match, Reject> {
         let path = target(head)?;
         let host = host(head)?;
         for methods in self.hosts(host.as_deref()) {
-            for (method, paths) in &methods.0 {
-                if *method == head.method
-                    && let Some(found) = paths.at(path)
+            let taken = at(&methods.taken, head, path);
+            let asked = at(&methods.handshakes, head, path)
+                .filter(|asked| taken.as_ref().is_none_or(|taken| asked.value.rank >= taken.value.rank) && is_handshake(asked.value.index));
+            let handshake = asked.is_some();
+            if let Some(found) = asked.or(taken) {
+                let leaf = found.value;
+                if leaf.has_host
+                    && let (Some(asked), Some(host)) = (server_name, host.as_deref())
+                    && asked != host
+                    && !self.same_pattern(asked, host)
                 {
-                    let leaf = found.value;
-                    if leaf.has_host
-                        && let (Some(asked), Some(host)) = (server_name, host.as_deref())
-                        && asked != host
-                        && !self.same_pattern(asked, host)
-                    {
-                        return Err(Reject::new(Reason::Misdirected, "the Host is not the name that TLS was made for"));
-                    }
-                    let value = |name: &str| found.params.get(name).unwrap_or_default();
-                    return Ok(Match {
-                        index: leaf.index,
-                        params: leaf.params.iter().map(|name| (name.to_string(), plain(value(name)))).collect(),
-                        rest: leaf.rest.then(|| value("rest").to_owned()),
-                        host: host.as_deref().map(str::to_owned),
-                    });
+                    return Err(Reject::new(Reason::Misdirected, "the Host is not the name that TLS was made for"));
                 }
+                let value = |name: &str| found.params.get(name).unwrap_or_default();
+                return Ok(Match {
+                    index: leaf.index,
+                    handshake,
+                    params: leaf.params.iter().map(|name| (name.to_string(), plain(value(name)))).collect(),
+                    rest: leaf.rest.then(|| value("rest").to_owned()),
+                    host: host.as_deref().map(str::to_owned),
+                });
             }
         }
         let mut allowed: Vec<&str> = Vec::new();
         for methods in self.hosts(host.as_deref()) {
-            for (method, paths) in &methods.0 {
+            for (method, paths) in &methods.taken {
                 if !allowed.contains(&method.as_str()) && paths.at(path).is_some() {
                     allowed.push(method.as_str());
                 }
@@ -308,6 +325,11 @@ impl Paths {
     fn at<'t, 'p>(&'t self, path: &'p str) -> Option<matchit::Match<'t, 'p, &'t Leaf>> {
         self.whole.at(path).ok().or_else(|| self.prefixes.iter().find_map(|(_, router)| router.at(path).ok()))
     }
+}
+
+/// What stands at the path for the request's method.
+fn at<'t, 'p>(methods: &'t [(Method, Paths)], head: &Parts, path: &'p str) -> Option<matchit::Match<'t, 'p, &'t Leaf>> {
+    methods.iter().find(|(method, _)| *method == head.method).and_then(|(_, paths)| paths.at(path))
 }
 
 /// The names above a name: `b.c` and `c` for `a.b.c`.
@@ -501,7 +523,8 @@ mod tests {
         let entry = |(index, (host, path, methods)): (usize, &(&str, &str, &str))| Entry {
             host: (!host.is_empty()).then(|| host.parse().expect("a host")),
             path: path.parse().expect("a path"),
-            methods: methods.split(' ').map(|method| method.parse().expect("a method")).collect(),
+            methods: methods.split(' ').filter(|word| !word.starts_with('+')).map(|method| method.parse().expect("a method")).collect(),
+            handshakes: methods.split(' ').filter_map(|word| word.strip_prefix('+')).map(|method| method.parse().expect("a method")).collect(),
             index,
         };
         Table::build(routes.iter().enumerate().map(entry).collect())
@@ -517,7 +540,7 @@ mod tests {
 
     fn ask(table: &Table, method: &str, uri: &str, hosts: &[&str], sni: Option<&str>) -> String {
         let Some(head) = head(method, uri, hosts) else { return "unparsed".into() };
-        match table.find(&head, sni) {
+        match table.find(&head, sni, |_| head.uri.query() == Some("challenge=a")) {
             Ok(found) => {
                 let params: String = found.params.iter().map(|(name, value)| format!(" {name}={value}")).collect();
                 format!("{}{params}{}", found.index, found.rest.map(|rest| format!(" *{rest}")).unwrap_or_default())
@@ -525,6 +548,26 @@ mod tests {
             Err(Reject { reason, extra: Extra::Allow(allow), .. }) => format!("{reason} {allow}"),
             Err(why) => why.reason.code().into(),
         }
+    }
+
+    #[test]
+    fn handshakes_reach_a_route_that_takes_their_method_for_nothing_else() {
+        let routes =
+            [("", "/dropbox", "POST +GET"), ("", "/prefix/*", "POST +GET"), ("", "/prefix/page", "GET"), ("", "/both", "GET +GET"), ("", "/{any}", "GET")];
+        let table = table(&routes).expect("no two are alike");
+        let check = |method: &str, uri: &str, want: &str| assert_eq!(ask(&table, method, uri, &["h"], None), want, "{method} {uri}");
+        check("GET", "/dropbox?challenge=a", "0");
+        check("POST", "/dropbox?challenge=a", "0");
+        check("GET", "/dropbox?challenge=b", "4 any=dropbox");
+        check("PUT", "/dropbox?challenge=a", "method_not_allowed POST, GET");
+        check("GET", "/prefix/x?challenge=a", "1 *x");
+        check("GET", "/prefix/x?challenge=b", "method_not_allowed POST");
+        check("HEAD", "/prefix/x?challenge=a", "method_not_allowed POST");
+        check("GET", "/prefix/page?challenge=a", "2");
+        check("GET", "/both?challenge=a", "3");
+        check("GET", "/nowhere/x?challenge=a", "no_route");
+        assert!(super::tests::table(&[("", "/a", "POST +GET"), ("", "/a", "PUT +GET")]).is_err_and(|found| found[0].why.contains("handshakes")));
+        assert!(super::tests::table(&[("", "/a", "POST +GET"), ("", "/a", "GET")]).is_ok());
     }
 
     #[test]
@@ -736,7 +779,7 @@ mod tests {
         }
         let mut old = head("POST", "/", &[]).expect("a request");
         old.version = Version::HTTP_10;
-        assert_eq!(table.find(&old, None).map(|found| found.index), Ok(1));
+        assert_eq!(table.find(&old, None, |_| false).map(|found| found.index), Ok(1));
     }
 
     #[test]
@@ -840,7 +883,7 @@ mod tests {
                 for (method, host, path) in asked {
                     let path = if path.is_empty() { "/" } else { path.as_str() };
                     let head = head(&method, path, &[&host]).expect("a request");
-                    let got = table.find(&head, None).ok().map(|found| found.index);
+                    let got = table.find(&head, None, |_| false).ok().map(|found| found.index);
                     proptest::prop_assert_eq!(got, slowly(&routes, &method, &host, path), "{} {}{} {:?}", method, host, path, routes);
                 }
             }
@@ -850,7 +893,7 @@ mod tests {
         fn what_matches_is_what_arrived(path in "/([a-z./%;\\\\]|%2[ef]|%5c|%25){0,12}") {
             let table = table(&[("", "/*", "POST")]).expect("nothing is ambiguous");
             if let Some(head) = head("POST", &path, &["x"])
-                && let Ok(found) = table.find(&head, None)
+                && let Ok(found) = table.find(&head, None, |_| false)
             {
                 let rest = found.rest.unwrap_or_default();
                 proptest::prop_assert_eq!(format!("/{rest}"), path.clone());

@@ -18,11 +18,16 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
+use zeroize::Zeroizing;
+
 use crate::{
-    mask,
+    mask, pair,
     problem::{Problem, Severity, Source},
     secret::Secret,
 };
+
+/// The word of a route's `secret` for what its provider hands over by handshake.
+const PAIRED: &str = "paired";
 
 /// Where a policy's files and environment variables come from; remembers every file for the reload watcher.
 #[derive(Debug, Default)]
@@ -327,15 +332,15 @@ impl<'a> Section<'a> {
     /// The secrets under `secret` (one) or `secrets` (several); an error where there is none.
     pub(crate) fn secrets(&self) -> Option<Vec<Secret>> {
         match (self.item("secret"), self.item("secrets")) {
-            (Some(one), None) => one.secret(1).map(|secret| vec![secret]),
+            (Some(one), None) => one.secrets_at(1),
             (None, Some(many)) => {
                 let items = many.items()?;
                 if items.is_empty() {
                     many.problem("`secrets` is empty", "name at least one secret: without one nothing can be verified");
                     return None;
                 }
-                let read: Vec<_> = items.iter().enumerate().map(|(i, item)| item.secret(i + 1)).collect();
-                let secrets: Vec<Secret> = read.into_iter().collect::<Option<_>>()?;
+                let read: Vec<_> = items.iter().enumerate().map(|(i, item)| item.secrets_at(i + 1)).collect();
+                let secrets: Vec<Secret> = read.into_iter().collect::<Option<Vec<_>>>()?.into_iter().flatten().collect();
                 let mut labels = BTreeSet::new();
                 if let Some(twice) = secrets.iter().find(|s| !labels.insert(s.label().clone())) {
                     many.problem(format!("two secrets are labelled `{}`", twice.label()), "give each its own label");
@@ -352,6 +357,12 @@ impl<'a> Section<'a> {
                 None
             }
         }
+    }
+
+    /// Whether `secret`, or one of `secrets`, is the one that `hooklatch pair` takes.
+    pub(crate) fn pairs_secret(&self) -> bool {
+        let many = self.item("secrets").filter(Item::is_array).and_then(|item| item.items()).unwrap_or_default();
+        self.item("secret").iter().chain(&many).any(|item| item.as_str() == Some(PAIRED))
     }
 
     /// Refuses every key that was not asked for.
@@ -540,6 +551,33 @@ impl<'a> Item<'a> {
             self.problem("this value has no JSON form", "use strings, whole or finite numbers, booleans, arrays and tables");
             None
         })
+    }
+
+    /// The secrets of one place: one, or all that `hooklatch pair` took for the route, where the place says `"paired"`.
+    fn secrets_at(&self, position: usize) -> Option<Vec<Secret>> {
+        let route = self.path.strip_prefix("routes.").and_then(|path| path.rsplit_once(".verify.secret")).map(|(route, _)| route);
+        let (Some(PAIRED), Some(route)) = (self.as_str(), route) else { return self.secret(position).map(|secret| vec![secret]) };
+        let path = self.reader.inputs.resolve_state(&pair::file(route));
+        let text = match self.reader.inputs.read(&path) {
+            Ok(bytes) => Zeroizing::new(bytes),
+            Err(why) if why.kind() == std::io::ErrorKind::NotFound => {
+                self.warn("no secret was taken yet, so that nothing verifies here", format!("let the provider hand it over: hooklatch pair {route}"));
+                // Nobody knows it: whatever is signed with something else is refused.
+                let unknown = data_encoding::HEXLOWER.encode(&rand::random::<[u8; 32]>());
+                return Some(vec![Secret::new(PAIRED, unknown.into_bytes(), None)]);
+            }
+            Err(why) => {
+                self.problem(format!("the secret's file {} cannot be read: {why}", path.display()), "it was made by `hooklatch pair`");
+                return None;
+            }
+        };
+        let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').filter(|line| !line.iter().all(u8::is_ascii_whitespace)).collect();
+        if lines.is_empty() {
+            self.problem(format!("{} holds no secret", path.display()), format!("let the provider hand it over again: hooklatch pair {route}"));
+            return None;
+        }
+        let label = |number: usize| if number == 0 { PAIRED.to_owned() } else { format!("{PAIRED}-{}", number + 1) };
+        Some(lines.iter().enumerate().map(|(number, line)| Secret::new(label(number), line.to_vec(), None)).collect())
     }
 
     /// `"env:NAME"`, `"file:PATH"`, `"literal:TEXT"`, or `{ from, label, not_after }`; `position` from 1 names an unlabelled one.

@@ -7,6 +7,7 @@ mod access;
 mod api;
 mod health;
 mod page;
+mod pair;
 mod places;
 #[cfg(test)]
 mod tests;
@@ -57,6 +58,7 @@ use crate::{
     clock::Clock,
     deliver::inspector::Store,
     observe::{audit::Decisions, events, metrics::Metrics},
+    pair::Pairings,
     secret::Secret,
     section::Section,
 };
@@ -66,7 +68,7 @@ const LAST: Duration = Duration::from_secs(2);
 /// Largest body of an admin request, bytes: a token in a form.
 const BODY: usize = 16 << 10;
 /// The file of a token that the gate made itself, in the state directory.
-const TOKEN_FILE: &str = "admin.token";
+pub(crate) const TOKEN_FILE: &str = "admin.token";
 
 // -- settings --
 
@@ -223,6 +225,17 @@ pub(crate) type Reloaded = Result<Value, Vec<String>>;
 pub(crate) type Explain = Arc<dyn Fn(&live::Kept) -> Result<Value, String> + Send + Sync>;
 pub(crate) type Reload = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Reloaded> + Send>> + Send + Sync>;
 
+/// What `hooklatch pair` can do with a route.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PairRoute {
+    pub(crate) takes_secret: bool,
+    /// A person has to give it back to the provider.
+    pub(crate) shows_secret: bool,
+}
+
+/// The same by the route's name; `None`: there is no such route.
+pub(crate) type Pairable = Arc<dyn Fn(&str) -> Option<PairRoute> + Send + Sync>;
+
 /// What the admin listener shows and can set off.
 #[derive(Clone)]
 pub(crate) struct AdminState {
@@ -239,6 +252,8 @@ pub(crate) struct AdminState {
     pub(crate) reload: Reload,
     /// The effective policy, without secrets.
     pub(crate) policy: Arc<dyn Fn() -> Value + Send + Sync>,
+    pub(crate) pairings: Arc<Pairings>,
+    pub(crate) pairable: Pairable,
     pub(crate) token: Secret,
     pub(crate) clock: Clock,
 }
@@ -364,6 +379,7 @@ fn router(shared: Shared) -> Router {
         .route("/api/v1/policy", get(api::policy))
         .route("/api/v1/reload", post(api::reload))
         .route("/api/v1/live", get(api::live))
+        .route("/api/v1/pair/{route}", get(pair::status).post(pair::arm).delete(pair::cancel))
         .route_layer(middleware::from_fn_with_state(shared.clone(), access::token));
     let named = Router::new()
         .route("/", get(page::index))

@@ -61,6 +61,8 @@ async fn gate_within(tls: Option<Arc<ServerConfig>>, limits: Limits) -> Gate {
         explain: Arc::new(|kept| Ok(json!({ "verdict": "reject", "event_id": kept.id }))),
         reload,
         policy: Arc::new(|| json!({ "routes": {} })),
+        pairings: Arc::new(crate::pair::Pairings::new(std::path::Path::new("/nonexistent"))),
+        pairable: Arc::new(|_| None),
         token: Secret::new("admin", TOKEN.as_bytes().to_vec(), None),
         clock: clock.clone(),
     };

@@ -1,6 +1,8 @@
 //! The commands, a file each. Exit codes: 0 fine, 1 the thing judged is bad, 2 wrong usage or unreadable input.
 
+mod admin;
 mod check;
+mod pair;
 mod providers;
 mod run;
 mod send;
@@ -51,6 +53,8 @@ enum Command {
     Check(check::CheckArgs),
     /// List the provider presets, or show one in full
     Providers(providers::ProvidersArgs),
+    /// Take a secret that a provider hands over by handshake
+    Pair(pair::PairArgs),
     /// Sign a payload as a provider does and send it
     Send(Box<send::SendArgs>),
     /// Judge a captured request or case files offline
@@ -67,6 +71,7 @@ pub(crate) fn main() -> ExitCode {
         Some(Command::Run(args)) => run::run(&cli.policy, &args),
         Some(Command::Check(args)) => check::run(&cli.policy, &args),
         Some(Command::Providers(args)) => providers::run(&cli.policy, &args),
+        Some(Command::Pair(args)) => pair::run(&cli.policy, &args),
         Some(Command::Send(args)) => send::run(&cli.policy, &args),
         Some(Command::Verify(args)) => verify::run(&cli.policy, &args),
     }

@@ -13,7 +13,13 @@ use crate::{
 pub(super) fn table(root: &Section<'_>, names: &[String], routes: &[Option<RouteConfig>]) -> Option<route::Table> {
     let entries = routes.iter().enumerate().filter_map(|(index, route)| {
         let route = route.as_ref()?;
-        Some(route::Entry { host: route.host.clone(), path: route.path.clone(), methods: route.methods.clone(), index })
+        Some(route::Entry {
+            host: route.host.clone(),
+            path: route.path.clone(),
+            methods: route.methods.clone(),
+            handshakes: route.verify.handshake_methods(),
+            index,
+        })
     });
     match route::Table::build(entries.collect()) {
         Ok(table) => Some(table),

@@ -594,6 +594,7 @@ impl Outcome {
         Self::Ended(Ending::Dropped),
         Self::Ended(Ending::Unmatched),
         Self::Ended(Ending::Responded),
+        Self::Ended(Ending::Challenge),
         Self::Refused,
         Self::Aborted,
     ];

@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 use http::Method as HttpMethod;
 
 use super::{
-    Facts, aws_sns, basic, ecdsa, ed25519,
+    Facts, aws_sns, basic,
+    challenge::Challenges,
+    ecdsa, ed25519,
     engine::Recipe,
     hash, hmac, introspection,
     judge::Rule,
@@ -168,6 +170,8 @@ pub(crate) struct Definition {
     /// The key that the provider publishes for everybody, where it does; a route's own take its place.
     pub(crate) public_keys: Vec<Trusted>,
     pub(crate) traits: Traits,
+    /// What it asks of an endpoint before it sends events there.
+    pub(crate) challenges: Challenges,
 }
 
 /// How a provider behaves, apart from its signature.
@@ -310,7 +314,7 @@ impl Definition {
         // In a route's own table the key is the route's, which it reads itself.
         let public_keys = if inline { Vec::new() } else { public_key::read(section)? };
         let traits = Traits::read(section);
-        section.not_built("challenge", "a provider's handshake is answered by a later release");
+        let challenges = Challenges::read(section, &params);
         let variants = match section.item("variants") {
             None => Variant::read(section, None, &params).map(|variant| vec![variant]),
             Some(list) => {
@@ -331,7 +335,8 @@ impl Definition {
                 read.into_iter().collect()
             }
         };
-        let definition = Self { name: name.into(), title, aliases, variants: variants?, params, optional_params, public_keys, traits };
+        let challenges = challenges?;
+        let definition = Self { name: name.into(), title, aliases, variants: variants?, params, optional_params, public_keys, traits, challenges };
         if !definition.public_keys.is_empty() && !definition.takes_public_keys() {
             section.problem("public_key", "no form of this provider is signed by a key pair", "remove the key, or say the scheme that it is for");
         }

@@ -452,6 +452,33 @@ impl Engine {
         Ok(hash.finalize().into())
     }
 
+    /// Whether `is` holds of what a matched signature stands for, by any of the templates; longer texts than `most` bytes are passed over.
+    pub(super) fn signs(
+        &self,
+        matched: &Matched,
+        facts: &Facts<'_>,
+        chunks: &Chunks,
+        body: Option<Body<'_>>,
+        most: usize,
+        is: &dyn Fn(&[u8]) -> bool,
+    ) -> Result<bool, Reject> {
+        if matches!(matched.by, By::KeyPair(..)) {
+            return Ok(false); // a MAC is no signature by a key pair
+        }
+        for template in self.recipe.signed.iter().filter(|template| !template.has_body() || chunks.len() <= most) {
+            let mut text = Vec::new();
+            self.message(template, facts, chunks, body, &mut |bytes| {
+                // One byte too many says that it is too long; what is signed may be longer than anybody wants to keep.
+                let room = (most + 1).saturating_sub(text.len());
+                text.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            })?;
+            if text.len() <= most && is(&text) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The signature that the key `at` gives a request, by the first template: for sending.
     pub(super) fn compute(&self, facts: &Facts<'_>, chunks: &Chunks, body: Option<Body<'_>>, at: usize) -> Result<Tag, Reject> {
         let (template, key) = (&self.recipe.signed[0], self.keys.get(at));

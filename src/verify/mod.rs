@@ -13,6 +13,7 @@ mod basic;
 pub(crate) mod cases;
 mod catalogue;
 mod certified;
+pub(crate) mod challenge;
 mod claims;
 mod definition;
 mod ecdsa;
@@ -56,9 +57,11 @@ use sha2::{Digest, Sha256};
 
 pub(crate) use self::{
     catalogue::{Catalogue, Entry},
+    challenge::{Greeting, Reply},
     definition::{Acknowledge, Checked, Definition, Retries, SCHEMES, Traits},
 };
 use self::{
+    challenge::Pattern,
     definition::{Identity, Method, ReplayRule, Variant, param_name},
     engine::{Engine, Matched, Recipe, Running},
     judge::{Held, Judge},
@@ -106,6 +109,8 @@ pub(crate) struct Plan {
     public_keys: Vec<Trusted>,
     /// For explaining a refusal: what else it was made with.
     asked: Asked,
+    /// The provider's handshakes.
+    challenges: challenge::Bound,
 }
 
 /// [`Means`] without the secrets, kept.
@@ -265,8 +270,21 @@ pub(crate) fn read(route: &Section<'_>, catalogue: &Catalogue) -> Option<Plan> {
     }
     let beside = beside(&section, definition.as_ref());
     let tolerance = section.opt_duration("tolerance");
+    let tokens = if is_inline(&section) { Some(BTreeMap::new()) } else { tokens(&section, definition.as_ref()) };
+    let forward = route.bool_or("forward_challenge", false);
+    let paired = section.pairs_secret();
+    if paired && definition.as_ref().is_some_and(|definition| !definition.challenges.pairs()) {
+        section.problem("secret", "this provider hands over no secret by handshake", "say where the secret stands: `env:NAME` or `file:PATH`");
+    }
+    if paired && forward {
+        route.problem(
+            "forward_challenge",
+            "a secret that is handed over cannot be both taken here and forwarded",
+            "remove `forward_challenge`, or give the secret",
+        );
+    }
     section.finish();
-    let (definition, (secrets, public_keys), (params, variants)) = (&definition?, given?, beside?);
+    let (definition, (secrets, public_keys), (params, variants), tokens) = (&definition?, given?, beside?, tokens?);
     let keys = match keys {
         Some(read) => Some(read?),
         None => None,
@@ -275,7 +293,8 @@ pub(crate) fn read(route: &Section<'_>, catalogue: &Catalogue) -> Option<Plan> {
         definition,
         &Means { secrets: &secrets, public_keys: &public_keys, params: &params, keys: keys.as_ref(), variants: variants.as_deref(), tolerance },
     ) {
-        Ok(plan) => {
+        Ok(mut plan) => {
+            plan.challenges.configure(tokens, forward, paired);
             warn_short(&item, &secrets);
             plan.warn(&item, &secrets);
             Some(plan)
@@ -372,6 +391,12 @@ fn params(section: &Section<'_>, definition: Option<&Arc<Definition>>) -> Option
         return Some(values);
     }
     let table = section.opt_section("params");
+    if let Some(table) = &table {
+        // Read by [`tokens`].
+        definition.challenges.tokens().iter().for_each(|name| {
+            table.has(name);
+        });
+    }
     if table.is_none() && !section.has("params") {
         section.problem("params", format!("`{}` needs `params`: {}", definition.name, definition.params.join(", ")), "params = { … }");
     }
@@ -390,10 +415,27 @@ fn params(section: &Section<'_>, definition: Option<&Arc<Definition>>) -> Option
     complete.then_some(values)
 }
 
+/// The route's values for the tokens that a provider's handshakes carry: secrets, which it may leave out.
+fn tokens(section: &Section<'_>, definition: Option<&Arc<Definition>>) -> Option<BTreeMap<String, Secret>> {
+    let mut values = BTreeMap::new();
+    let names = definition.map(|definition| definition.challenges.tokens()).unwrap_or_default();
+    let Some(table) = (if names.is_empty() { None } else { section.opt_section("params") }) else { return Some(values) };
+    let mut fine = true;
+    for name in names {
+        match table.item(name).map(|item| item.secret(1)) {
+            None => {}
+            Some(Some(secret)) => drop(values.insert(name.to_owned(), secret)),
+            Some(None) => fine = false,
+        }
+    }
+    fine.then_some(values)
+}
+
 impl Plan {
     /// `verify = "none"`: anybody may send.
     pub(crate) fn none() -> Self {
-        Self { definition: None, forms: Vec::new(), labels: Vec::new(), secrets: Vec::new(), public_keys: Vec::new(), asked: Asked::default() }
+        let (asked, challenges) = (Asked::default(), challenge::Bound::default());
+        Self { definition: None, forms: Vec::new(), labels: Vec::new(), secrets: Vec::new(), public_keys: Vec::new(), asked, challenges }
     }
 
     /// Binds a definition to what a route verifies with; a form of the provider that none of it can prove is left out. The error is for the policy's author and never shows a secret.
@@ -475,7 +517,14 @@ impl Plan {
         labels.sort();
         labels.dedup();
         let asked = Asked { params: params.clone(), keys: means.keys.cloned(), variants: variants.map(<[String]>::to_vec), tolerance };
-        Ok(Self { definition: Some(definition.clone()), forms, labels, secrets: secrets.to_vec(), public_keys, asked })
+        let key = definition.variants.iter().find_map(|variant| match &variant.method {
+            Method::Signature(recipe) => Some(&recipe.key),
+            Method::Token(_) | Method::Basic | Method::Own(_) => None,
+        });
+        let challenges = challenge::Bound::default();
+        let mut plan = Self { definition: Some(definition.clone()), forms, labels, secrets: secrets.to_vec(), public_keys, asked, challenges };
+        plan.challenges = challenge::Bound::new(&definition.challenges, secrets, key, params, plan.credential_params())?;
+        Ok(plan)
     }
 
     /// What it was made with, to make it anew with a change.
@@ -514,6 +563,12 @@ impl Plan {
         said.dedup();
         for (what, help) in said {
             item.warn(format!("`{name}`: {what}"), help);
+        }
+        for token in self.challenges.missing() {
+            item.warn(
+                format!("`{name}` cannot subscribe to this route: its handshake carries a token that `params` does not name"),
+                format!("params = {{ {token} = \"env:…\" }}, or `forward_challenge = true` where the receiver answers"),
+            );
         }
     }
 
@@ -628,7 +683,69 @@ impl Plan {
             Ready::Token(token::Token { place: Place { at: At::Query(name), .. }, .. }, _) => Some(name.clone()),
             Ready::Signature(_) | Ready::Token(..) | Ready::Basic(_) | Ready::Own(_) => None,
         });
-        all.collect()
+        all.chain(self.challenges.token_params().map(str::to_owned)).collect()
+    }
+
+    // -- handshakes --
+
+    /// The methods of the provider's handshakes, whatever methods the route takes.
+    pub(crate) fn handshake_methods(&self) -> Vec<HttpMethod> {
+        self.challenges.methods()
+    }
+
+    /// Whether the head is that of a handshake, with exactly its method and parameters; `allowed` may come as well.
+    pub(crate) fn heads_handshake(&self, facts: &Facts<'_>, allowed: &[String]) -> bool {
+        self.challenges.heads(facts, allowed)
+    }
+
+    /// What the head tells of a handshake that nobody signs. `armed`: a secret is taken that the provider hands over.
+    pub(crate) fn asked(&self, facts: &Facts<'_>, allowed: &[String], armed: bool) -> Greeting {
+        self.challenges.asked(facts, allowed, armed)
+    }
+
+    /// The answer where the request is a handshake; `signed` says what was proven of it, if anything was.
+    pub(crate) fn answer(
+        &self,
+        facts: &Facts<'_>,
+        body: &mut Chunks,
+        signed: Option<&Signed>,
+        allowed: &[String],
+        armed: bool,
+        now_ms: i64,
+    ) -> Result<Option<Reply>, Reject> {
+        self.challenges.reply(facts, body, signed.and_then(|signed| signed.secret.as_ref()), allowed, armed, now_ms)
+    }
+
+    /// Whether `hooklatch pair` can take the route's secret.
+    pub(crate) fn takes_secret(&self) -> bool {
+        self.challenges.takes_secret()
+    }
+
+    /// Whether a secret that was taken has to be given back to the provider by a person.
+    pub(crate) fn shows_secret(&self) -> bool {
+        self.challenges.shows()
+    }
+
+    /// Whether the receiver answers handshakes, and not the gate.
+    pub(crate) fn forwards_handshakes(&self) -> bool {
+        self.challenges.forwards()
+    }
+
+    /// Whether the provider takes a refusal only without a body.
+    pub(crate) fn refuses_bare(&self) -> bool {
+        self.challenges.bare_refusals()
+    }
+
+    /// Refuses text that a handshake answers with its MAC: what can be had by asking must not sign anything.
+    fn refuse_answers(&self, form: &Bound, proof: &Proof, facts: &Facts<'_>, chunks: &Chunks, body: Option<Body<'_>>) -> Result<(), Reject> {
+        let guards = &self.challenges.guards;
+        let (Some(most), Some(matched), Ready::Signature(engine)) = (guards.iter().map(Pattern::max).max(), &proof.matched, &form.ready) else {
+            return Ok(());
+        };
+        if engine.signs(matched, facts, chunks, body, most, &|text| guards.iter().any(|guard| guard.matches(text)))? {
+            return Err(Reject::new(Reason::SignatureMismatch, "what is signed is what a handshake is answered with, so the signature proves nothing"));
+        }
+        Ok(())
     }
 
     /// The first query parameter that the signature does not cover and that is not among `allowed`, as it may be shown: cut, and `*`
@@ -715,12 +832,14 @@ impl Plan {
             }
             let known = Some(Body { whole: &whole, fields: &fields });
             let proof = form.prove(feed.state, facts, body, known, now_ms)?;
+            self.refuse_answers(form, &proof, facts, body, known)?;
             return self.tell(form, proof, facts, body, known, now_ms);
         }
         if matches!(&form.ready, Ready::Own(judge) if judge.reads_body()) {
             body.contiguous();
         }
         let proof = form.prove(feed.state, facts, body, None, now_ms)?;
+        self.refuse_answers(form, &proof, facts, body, None)?;
         if !form.tells_of_body() {
             return self.tell(form, proof, facts, body, None, now_ms);
         }

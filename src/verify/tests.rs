@@ -554,7 +554,7 @@ fn definitions_that_believe_unsigned_values_are_refused() {
         ("timestamp = { header = \"X-Time\", unit = \"s\" }", "not covered by the signature"),
         ("body_digest = { header = \"X-D\", encoding = \"hex\" }", "not covered by the signature"),
         ("replay_key = \"content+type\"", "needs `event_types`"),
-        ("challenge = { }", "not built yet"),
+        ("challenge = { }", "`answer` is missing"),
         ("signture = 1", "did you mean `signature`"),
     ] {
         let (_, problems) = define(&format!("{PLAIN}signed = \"{{body}}\"\n{more}"));

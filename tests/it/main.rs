@@ -7,6 +7,7 @@ mod docs;
 mod explain;
 mod filters;
 mod framing;
+mod handshake;
 mod http2;
 mod keys;
 mod lifecycle;
