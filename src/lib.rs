@@ -17,6 +17,8 @@ mod egress;
 mod event;
 mod fetch;
 mod filter;
+#[doc(hidden)]
+pub mod fuzz;
 mod guard;
 mod keys;
 mod limit;

@@ -55,7 +55,8 @@ impl Rule for Introspection {
             basic::check_secret(secret.expose()).map_err(|why| format!("secret {}: {why}", secret.label()))?;
         }
         let asks = |settings: &Settings| settings.form() == Form::Introspection;
-        if matches!(means.keys, Some(Given::Fixed(source)) if !source.holds_answers()) || matches!(means.keys, Some(Given::Remote(settings)) if !asks(settings)) {
+        if matches!(means.keys, Some(Given::Fixed(source)) if !source.holds_answers()) || matches!(means.keys, Some(Given::Remote(settings)) if !asks(settings))
+        {
             return Err("this scheme asks an issuer: keys = { url = \"https://…\", form = \"introspection\" }".to_owned());
         }
         let source = means.source(self.keys.as_ref()).ok_or("the issuer is not named: keys = { url = \"https://…\", form = \"introspection\" }")?;

@@ -45,6 +45,8 @@ mod variants;
 #[cfg(test)]
 mod key_pairs;
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod wycheproof;

@@ -17,7 +17,8 @@ const FORM: &str = "Body=caf%C3%A9+1&From=%2B15550100&Empty=&To=%2B15550199";
 fn sent(provider: &str, secret: &str, form: bool) -> Value {
     let (kind, body) = if form { ("application/x-www-form-urlencoded", FORM) } else { ("application/json", JSON) };
     let url = format!("https://hooks.example.com/in/{provider}?tenant=a");
-    let mut command = tools::hooklatch(["send", provider, "--url", &url, "--secret", &format!("literal:{secret}"), "--content-type", kind, "--body", "-", "--dry-run"]);
+    let mut command =
+        tools::hooklatch(["send", provider, "--url", &url, "--secret", &format!("literal:{secret}"), "--content-type", kind, "--body", "-", "--dry-run"]);
     let out = tools::run(&mut command, body.as_bytes());
     assert!(out.status.success(), "{provider}: {}", tools::text(&out.stderr));
     let end = out.stdout.windows(4).position(|window| window == b"\r\n\r\n").expect("a head and a body");
