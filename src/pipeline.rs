@@ -215,7 +215,6 @@ async fn receive_and_verify(
 }
 
 /// A body, unless it was read already.
-#[expect(clippy::large_enum_variant, reason = "it is moved once")]
 enum Coming {
     Body(CallBody),
     Read(Chunks),

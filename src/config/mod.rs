@@ -152,13 +152,14 @@ fn root(root: &Section<'_>) -> Option<Config> {
         root.problem("routes", "there is no route", "add one: [routes.NAME] with `path`, `verify` and `deliver`");
     }
     let names: Vec<String> = sections.iter().map(|(name, _)| name.clone()).collect();
-    let routes: Vec<_> = sections.into_iter().map(|(name, section)| route::read(&name, section, &context)).collect();
+    let mut routes: Vec<_> = sections.into_iter().map(|(name, section)| route::read(&name, section, &context)).collect();
     for settings in destinations.iter_mut().flatten() {
         for route in routes.iter().flatten().filter(|route| route.deliver.has(&settings.name)).collect::<Vec<_>>() {
             settings.comes_from(&route.verify);
         }
     }
     let table = check::table(root, &names, &routes);
+    verify::share_guards(routes.iter_mut().flatten().map(|route| &mut route.verify).collect());
     check::names(root);
     // Every table has been read: only now may a missing one end it.
     let config = Config {

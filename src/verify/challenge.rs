@@ -1334,6 +1334,15 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_answer_signs_nothing_at_another_route_of_the_same_secret() {
+        let (mut x, mut github) = (preset("x"), preset("github"));
+        let fed = &forged(&github, "12345", &hmac(Algorithm::Sha256, KEY.as_bytes(), "12345"))[0].copy();
+        check(&github, fed, "-");
+        super::super::share_guards(vec![&mut x, &mut github]);
+        check(&github, fed, "!signature_mismatch");
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -375,6 +375,20 @@ fn beside(section: &Section<'_>, definition: Option<&Arc<Definition>>) -> Option
     Some((params?, variants))
 }
 
+/// What one route's handshakes answer with a MAC must sign nothing at another route of the same secret either.
+pub(crate) fn share_guards(mut plans: Vec<&mut Plan>) {
+    let answering: Vec<(Vec<Secret>, Vec<Pattern>)> =
+        plans.iter().filter(|plan| !plan.challenges.guards.is_empty()).map(|plan| (plan.secrets.clone(), plan.challenges.guards.clone())).collect();
+    for (secrets, guards) in &answering {
+        for plan in &mut plans {
+            if plan.secrets.iter().any(|own| secrets.iter().any(|secret| secret.expose() == own.expose())) {
+                let new: Vec<Pattern> = guards.iter().filter(|guard| !plan.challenges.guards.contains(guard)).cloned().collect();
+                plan.challenges.guards.extend(new);
+            }
+        }
+    }
+}
+
 /// Warns of secrets that could be guessed.
 fn warn_short(item: &Item<'_>, secrets: &[Secret]) {
     for secret in secrets.iter().filter(|secret| secret.expose().len() < 16) {
