@@ -200,7 +200,7 @@ pub fn pointer(data: &[u8]) {
 pub fn captured(data: &[u8]) {
     for url in [None, Some("https://hooks.example.com/in")] {
         for entry in [None, Some(1)] {
-            let file = |name: &str| if name.len() % 2 == 0 { Ok(b"{}".to_vec()) } else { Err("there is no such file".to_owned()) };
+            let file = |name: &str| if name.len().is_multiple_of(2) { Ok(b"{}".to_vec()) } else { Err("there is no such file".to_owned()) };
             if let Ok(read) = capture::read(data, &Reading { entry, url, file: &file }) {
                 let _ = capture::sha256(&read.request.body);
             }
