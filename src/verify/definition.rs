@@ -5,9 +5,9 @@ use std::{sync::Arc, time::Duration};
 use http::Method as HttpMethod;
 
 use super::{
-    Facts, aws_sns, basic,
+    Facts, adyen, aws_sns, basic,
     challenge::Challenges,
-    ecdsa, ed25519,
+    contentful, ecdsa, ed25519,
     engine::Recipe,
     hash, hmac, introspection,
     judge::Rule,
@@ -39,10 +39,6 @@ impl Scheme {
     }
 }
 
-const fn later(name: &'static str, about: &'static str) -> Scheme {
-    Scheme { name, about, read: None }
-}
-
 /// Every scheme a definition may name, in the reference page's order.
 pub(crate) static SCHEMES: &[&Scheme] = &[
     &hmac::SCHEME,
@@ -58,8 +54,8 @@ pub(crate) static SCHEMES: &[&Scheme] = &[
     &message_signatures::SCHEME,
     &aws_sns::SCHEME,
     &microsoft_graph::SCHEME,
-    &later("adyen", "the signed fields of each Adyen notification item"),
-    &later("contentful", "Contentful's canonical request"),
+    &adyen::SCHEME,
+    &contentful::SCHEME,
     &paypal::SCHEME,
 ];
 

@@ -8,6 +8,7 @@
 //! A new provider of a known scheme is a table in `providers.toml`; a new scheme is a file and a row in `definition.rs`.
 
 mod account;
+mod adyen;
 mod aws_sns;
 mod basic;
 pub(crate) mod cases;
@@ -15,6 +16,7 @@ mod catalogue;
 mod certified;
 pub(crate) mod challenge;
 mod claims;
+mod contentful;
 mod definition;
 mod ecdsa;
 mod ed25519;
