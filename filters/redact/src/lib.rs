@@ -2,6 +2,10 @@
 //!
 //! `rules` reads the policy's `config`, `edit` walks the body. Both are plain Rust: `cargo test` runs them natively.
 
+// A file and no dependency: where that lies would decide the component's bytes.
+#[path = "../../arena/src/lib.rs"]
+mod arena;
+
 mod edit;
 mod rules;
 
@@ -18,7 +22,7 @@ use hooklatch::filter::{config, crypto, log};
 /// Room for the events of every day, without growing the instance's memory.
 #[cfg(target_family = "wasm")]
 #[global_allocator]
-static ALLOCATOR: hooklatch_arena::Arena<{ 64 << 10 }> = hooklatch_arena::Arena::new();
+static ALLOCATOR: arena::Arena<{ 64 << 10 }> = arena::Arena::new();
 
 struct Redact;
 export!(Redact);
