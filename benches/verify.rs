@@ -23,11 +23,30 @@ fn verify(c: &mut Criterion) {
     for (provider, size, secrets) in [
         ("github", 1 << 10, 1),
         ("github", 1 << 10, 3),
+        ("github", 100 << 10, 1),
         ("github", 1 << 20, 1),
+        // A scheme each: HMAC with a time, Standard Webhooks, HMAC over the URL, plain digest, canonical request, token, basic …
         ("stripe", 1 << 10, 1),
+        ("stripe", 100 << 10, 1),
         ("standardwebhooks", 1 << 10, 1),
+        ("standardwebhooks", 100 << 10, 1),
         ("square", 1 << 10, 1),
+        ("square", 100 << 10, 1),
+        ("cloudinary", 1 << 10, 1),
+        ("cloudinary", 100 << 10, 1),
+        ("contentful", 1 << 10, 1),
+        ("contentful", 100 << 10, 1),
         ("gitlab", 1 << 10, 1),
+        ("gitlab", 100 << 10, 1),
+        // … and JSON Web Token, Ed25519, ECDSA, RSA.
+        ("netlify", 1 << 10, 1),
+        ("netlify", 100 << 10, 1),
+        ("discord", 1 << 10, 1),
+        ("discord", 100 << 10, 1),
+        ("sendgrid", 1 << 10, 1),
+        ("sendgrid", 100 << 10, 1),
+        ("wise", 1 << 10, 1),
+        ("wise", 100 << 10, 1),
     ] {
         let scenario = Verify::new(provider, &body(size), secrets);
         assert!(scenario.run());

@@ -16,6 +16,8 @@ use crate::{
     verify::{
         Catalogue, Means, Plan,
         cases::Request,
+        private_key::PrivateKey,
+        public_key::Trusted,
         sign::{Wishes, sign},
     },
 };
@@ -30,7 +32,8 @@ pub struct Verify {
 }
 
 impl Verify {
-    /// Signs `body` as `provider` does, with `secrets` secrets configured of which the last one is the sender's.
+    /// Signs `body` as `provider` does: with `secrets` secrets configured of which the last one is the sender's, or with a fresh key pair
+    /// where the provider signs by one.
     ///
     /// # Panics
     ///
@@ -43,7 +46,11 @@ impl Verify {
             (0..secrets).map(|i| Secret::new(format!("#{i}"), format!("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS{i}").into_bytes(), None)).collect();
         let params = definition.params.iter().map(|name| (name.clone(), "mine".to_owned())).collect();
         let theirs = secrets.last().expect("one secret or more");
-        let sender = Plan::new(definition, &Means::new(std::slice::from_ref(theirs), &params)).expect("a plan");
+        let key = definition.takes_public_keys().then(|| Arc::new(key_pair(&definition.schemes())));
+        let public: Vec<Trusted> =
+            key.iter().map(|key| Trusted { label: "pair".into(), not_after: None, key: key.public().expect("a pair has both halves") }).collect();
+        let means = |secrets| Means { public_keys: &public, ..Means::new(secrets, &params) };
+        let sender = Plan::new(definition, &means(std::slice::from_ref(theirs))).expect("a plan");
         let mut request = Request {
             method: Method::POST,
             base: "https://hooks.example.com".into(),
@@ -52,9 +59,9 @@ impl Verify {
             body: Bytes::copy_from_slice(body).into(),
         };
         request.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        sign(&sender, theirs, &mut request, &Wishes { id: "msg_1".into(), event_type: Some("push".into()), now_ms: NOW_MS, ..Wishes::default() })
-            .expect("a signed request");
-        let plan = Plan::new(definition, &Means::new(&secrets, &params)).expect("a plan");
+        let wishes = Wishes { id: "msg_1".into(), event_type: Some("push".into()), now_ms: NOW_MS, key, ..Wishes::default() };
+        sign(&sender, theirs, &mut request, &wishes).expect("a signed request");
+        let plan = Plan::new(definition, &means(&secrets)).expect("a plan");
         Self { plan, request }
     }
 
@@ -63,6 +70,17 @@ impl Verify {
     pub fn run(&self) -> bool {
         self.request.judge(&self.plan, NOW_MS).is_ok()
     }
+}
+
+/// A fresh key pair for one of the schemes.
+fn key_pair(schemes: &[&str]) -> PrivateKey {
+    let algorithm = match schemes {
+        ["ecdsa", ..] => &rcgen::PKCS_ECDSA_P256_SHA256,
+        ["rsa", ..] => &rcgen::PKCS_RSA_SHA256,
+        _ => &rcgen::PKCS_ED25519,
+    };
+    let pair = rcgen::KeyPair::generate_for(algorithm).expect("the system has randomness");
+    PrivateKey::parse(pair.serialize_pem().as_bytes()).expect("a key that was just made")
 }
 
 /// A replay store in a folder, and the events that go through it.
