@@ -142,17 +142,25 @@ fn broken() -> Reject {
     Reject::new(Reason::ContentEncoding, "the body is not what its content coding says")
 }
 
+/// Reads step by step into pieces of their own: what turns out to be too large was never moved, and left no outgrown copies behind.
 fn drain(decoder: &mut dyn Read, limit: u64, reserve: &mut dyn FnMut(u64) -> Result<(), Reject>) -> Result<Vec<u8>, Reject> {
-    let mut out = Vec::new();
+    let (mut pieces, mut len) = (Vec::new(), 0_u64);
     loop {
-        let step = STEP.min(limit.saturating_add(1) - out.len() as u64);
+        let step = STEP.min(limit.saturating_add(1) - len);
         reserve(step)?;
-        let read = (&mut *decoder).take(step).read_to_end(&mut out).map_err(|_| broken())?;
-        if out.len() as u64 > limit {
+        let mut piece = Vec::new();
+        let read = (&mut *decoder).take(step).read_to_end(&mut piece).map_err(|_| broken())? as u64;
+        len += read;
+        if len > limit {
             return Err(too_large(limit));
         }
-        if (read as u64) < step {
-            return Ok(out);
+        if read < step && pieces.is_empty() {
+            return Ok(piece);
+        }
+        pieces.push(piece);
+        if read < step {
+            reserve(len)?;
+            return Ok(pieces.concat());
         }
     }
 }

@@ -187,7 +187,7 @@ mod tests {
         }
         let mut chunks = Chunks::default();
         body.chunks(3).for_each(|piece| chunks.push(Bytes::copy_from_slice(piece)));
-        let mut room = 1_000_000_u64;
+        let mut room = 1_900_000_u64;
         let mut reserve = |bytes: u64| {
             room = room.checked_sub(bytes).ok_or(Reject::new(Reason::Overloaded, "full"))?;
             Ok(())
