@@ -15,9 +15,10 @@ async fn gate() -> (Receiver, Gate) {
     (receiver, gate)
 }
 
-/// Most frames a flood may bring in before its connection is cut, and how much memory one may cost, in KiB.
+/// Most frames a flood may bring in before its connection is cut, and how much memory one may cost, in KiB: the allocator (mimalloc) takes
+/// it in segments of megabytes for each thread.
 const FRAMES: usize = 10_000;
-const MEMORY: u64 = 10 << 10;
+const MEMORY: u64 = 24 << 10;
 
 /// Sends a flood of up to ten times [`FRAMES`]; it is cut, or costs no memory.
 async fn check_flood(name: &str, frames_each: usize, flood: impl Fn(usize) -> Vec<u8>) {
