@@ -148,7 +148,8 @@ fn drain(decoder: &mut dyn Read, limit: u64, reserve: &mut dyn FnMut(u64) -> Res
     loop {
         let step = STEP.min(limit.saturating_add(1) - len);
         reserve(step)?;
-        let mut piece = Vec::new();
+        // The usual body is small and alone; of what goes on, a piece is as large as its step and not doubled beyond it.
+        let mut piece = if pieces.is_empty() { Vec::new() } else { Vec::with_capacity(usize::try_from(step).unwrap_or(0)) };
         let read = (&mut *decoder).take(step).read_to_end(&mut piece).map_err(|_| broken())? as u64;
         len += read;
         if len > limit {
