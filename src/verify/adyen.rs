@@ -14,7 +14,7 @@ use subtle::Choice;
 use super::{
     Facts, Means,
     definition::{Context, Method, Scheme},
-    judge::{Held, Judge, Rule},
+    judge::{Held, Judge, Rule, notifications},
     key::{KeyEncoding, KeyForm},
     mac::{Algorithm, Encoding, Mac},
     place::{At, Place},
@@ -23,12 +23,9 @@ use crate::{
     event::{Chunks, Verification},
     reject::{Reason, Reject},
     section::Section,
-    validate::json,
 };
 
 pub(super) static SCHEME: Scheme = Scheme { name: "adyen", about: "the signed fields of each Adyen notification item", read: Some(read) };
-
-const DEPTH: usize = 64;
 
 /// The signed fields of an item, in their order; the fourth is the merchant's own text.
 const FIELDS: [&str; 8] =
@@ -137,9 +134,7 @@ impl Judge for Bound {
     }
 
     fn finish(&self, _: &Facts<'_>, body: &Chunks, now_ms: i64) -> Result<Held, Reject> {
-        let bytes = body.to_bytes();
-        json::check(&bytes, DEPTH, true).map_err(|flaw| malformed(format!("these are no notifications: {flaw}")))?;
-        let parsed: Value = serde_json::from_slice(&bytes).map_err(|_| malformed("these are no notifications"))?;
+        let parsed = notifications(body)?;
         let items = parsed.get("notificationItems").and_then(Value::as_array);
         let items = items.ok_or_else(|| malformed("the body has no list `notificationItems`"))?;
         let mut content = Sha256::new().chain_update(b"hooklatch adyen\0");

@@ -12,6 +12,7 @@ use super::{
     Facts, Means,
     certified::Certificates,
     definition::{Context, Method, Scheme},
+    engine::PUBLISHED,
     judge::{Held, Judge, Rule},
     place::{At, Place},
     public_key::{Algorithm, Hash, Padding},
@@ -27,7 +28,6 @@ use crate::{
 
 pub(super) static SCHEME: Scheme = Scheme { name: "aws-sns", about: "the signed fields of an Amazon SNS message", read: Some(read) };
 
-const LABEL: &str = "keys";
 const DEPTH: usize = 64;
 
 /// The fields that are read, by their places in [`FIELDS`].
@@ -195,7 +195,7 @@ impl Judge for Bound {
         }
         let id = message.get(MESSAGE_ID)?;
         Ok(Held {
-            label: LABEL.into(),
+            label: PUBLISHED.into(),
             timestamp_ms: Unit::Rfc3339.parse(message.get(TIMESTAMP)?.as_bytes()),
             content: Sha256::new().chain_update(b"hooklatch sns\0").chain_update(&signed).finalize().into(),
             // The same id may be sent for several topics.
@@ -220,7 +220,7 @@ impl Judge for Bound {
     }
 
     fn labels(&self) -> Vec<Arc<str>> {
-        vec![LABEL.into()]
+        vec![PUBLISHED.into()]
     }
 
     fn sources(&self) -> Vec<Arc<Source>> {

@@ -69,6 +69,13 @@ impl Claims {
             wanted.finish();
             read.into_iter().collect::<Option<Vec<_>>>()
         });
+        let sum = |key: &str| {
+            let section = table.opt_section(key)?;
+            let read = Sum::read(&section);
+            section.finish();
+            Some(read)
+        };
+        let (body, url) = (sum("body"), sum("url"));
         let claims = Self {
             issuer: words(&table, "issuer"),
             audience: words(&table, "audience"),
@@ -76,8 +83,14 @@ impl Claims {
                 Some(read) => read?,
                 None => Vec::new(),
             },
-            body: Sum::read(&table, "body")?,
-            url: Sum::read(&table, "url")?,
+            body: match body {
+                Some(read) => Some(read?),
+                None => None,
+            },
+            url: match url {
+                Some(read) => Some(read?),
+                None => None,
+            },
             query_hash: table.opt_string("query_hash"),
             id: table.opt_string("id"),
             event_type: table.opt_string("type"),
@@ -229,25 +242,12 @@ impl Claims {
 }
 
 impl Sum {
-    #[expect(clippy::option_option, reason = "absent, or read with or without a problem")]
-    fn read_opt(table: &Section<'_>, key: &str) -> Option<Option<Self>> {
-        let section = table.opt_section(key)?;
+    fn read(section: &Section<'_>) -> Option<Self> {
         let claim = section.string("claim");
         let algorithm = section.choice("algorithm", Algorithm::WORDS).unwrap_or(Algorithm::Sha256);
-        let encoding = hmac::encoding(&section);
+        let encoding = hmac::encoding(section);
         let may_lack_empty = section.choice("empty", &[("absent", true), ("digest", false)]).unwrap_or(false);
-        section.finish();
-        Some(claim.zip(encoding).map(|(claim, encoding)| Self { claim, algorithm, encoding, may_lack_empty }))
-    }
-
-    /// `Some(None)` where the key is absent, `None` where it has a problem.
-    #[expect(clippy::option_option, reason = "absent, or read with or without a problem")]
-    fn read(table: &Section<'_>, key: &str) -> Option<Option<Self>> {
-        match Self::read_opt(table, key) {
-            None if table.has(key) => None,
-            None => Some(None),
-            Some(read) => read.map(Some),
-        }
+        Some(Self { claim: claim?, algorithm, encoding: encoding?, may_lack_empty })
     }
 
     fn text(&self, feed: impl FnOnce(&mut Mac)) -> String {

@@ -6,12 +6,14 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use http::HeaderName;
+use serde_json::Value;
 
 use super::{Facts, Means, place::Place};
 use crate::{
     event::{Chunks, Verification},
     keys::{Source, Want},
-    reject::Reject,
+    reject::{Reason, Reject},
+    validate::json,
     verify::cases::Request,
 };
 
@@ -147,4 +149,15 @@ pub(super) struct Held {
     /// The signed delivery id, where the proof names one itself.
     pub(super) id: Option<String>,
     pub(super) event_type: Option<String>,
+}
+
+/// How deep the JSON of a body may be nested.
+const DEPTH: usize = 64;
+
+/// A body of JSON notifications, read only after no object in it had a key twice: what is judged must be what a receiver reads.
+pub(super) fn notifications(body: &Chunks) -> Result<Value, Reject> {
+    let malformed = |what: String| Reject::new(Reason::SignatureMalformed, what);
+    let bytes = body.to_bytes();
+    json::check(&bytes, DEPTH, true).map_err(|flaw| malformed(format!("these are no notifications: {flaw}")))?;
+    serde_json::from_slice(&bytes).map_err(|_| malformed("these are no notifications".to_owned()))
 }

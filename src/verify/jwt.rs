@@ -17,7 +17,7 @@ use super::{
     cases::Request,
     claims::Claims,
     definition::{Context, Method, Scheme},
-    engine::MAX_SECRETS,
+    engine::{MAX_SECRETS, PUBLISHED},
     hmac,
     judge::{Held, Judge, Rule},
     key::KeyForm,
@@ -38,9 +38,6 @@ pub(super) static SCHEME: Scheme = Scheme { name: "jwt", about: "a JSON Web Toke
 
 /// The longest token.
 const MAX_TOKEN: usize = 64 << 10;
-
-/// What tells what was looked up when keys of an issuer verified: they have no label of the policy's.
-const LABEL: &str = "keys";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Algorithm {
@@ -264,7 +261,7 @@ impl Bound {
         };
         let keys = candidates(&document, token);
         if keys.iter().any(|key| key.verify(algorithm, message, &token.signature)) {
-            return Ok(LABEL.into());
+            return Ok(PUBLISHED.into());
         }
         mismatch(if !keys.is_empty() {
             "the token's signature is not that of the issuer's key"
@@ -395,7 +392,7 @@ impl Judge for Bound {
     }
 
     fn labels(&self) -> Vec<Arc<str>> {
-        self.source.iter().map(|_| LABEL.into()).collect()
+        self.source.iter().map(|_| PUBLISHED.into()).collect()
     }
 
     fn headers(&self) -> Vec<HeaderName> {

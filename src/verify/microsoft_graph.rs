@@ -11,21 +11,19 @@ use serde_json::Value;
 use super::{
     Facts, Means,
     definition::{Context, Method, Scheme},
-    judge::{Held, Judge, Rule},
+    judge::{Held, Judge, Rule, notifications},
     token::Known,
 };
 use crate::{
     event::{Chunks, Verification},
     reject::{Reason, Reject},
     section::Section,
-    validate::json,
 };
 
 pub(super) static SCHEME: Scheme = Scheme { name: "microsoft-graph", about: "the `clientState` of each Microsoft Graph notification", read: Some(read) };
 
 /// The longest `clientState`, as their reference has it, in characters.
 const MAX_STATE: usize = 128;
-const DEPTH: usize = 64;
 
 #[derive(Clone, Debug)]
 struct Graph;
@@ -68,9 +66,7 @@ impl Judge for Bound {
 
     fn finish(&self, _: &Facts<'_>, body: &Chunks, now_ms: i64) -> Result<Held, Reject> {
         let malformed = |what: String| Reject::new(Reason::SignatureMalformed, what);
-        let bytes = body.to_bytes();
-        json::check(&bytes, DEPTH, true).map_err(|flaw| malformed(format!("these are no notifications: {flaw}")))?;
-        let parsed: Value = serde_json::from_slice(&bytes).map_err(|_| malformed("these are no notifications".to_owned()))?;
+        let parsed = notifications(body)?;
         let notifications = parsed.get("value").and_then(Value::as_array).filter(|all| !all.is_empty());
         let notifications = notifications.ok_or_else(|| malformed("the body has no list `value` of notifications".to_owned()))?;
         let mut label = None;

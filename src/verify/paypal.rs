@@ -14,6 +14,7 @@ use super::{
     Facts, Means,
     certified::Certificates,
     definition::{Context, Method, Scheme},
+    engine::PUBLISHED,
     judge::{Held, Judge, Rule},
     place::Place,
     public_key::{Algorithm, Hash, Padding},
@@ -28,7 +29,6 @@ use crate::{
 
 pub(super) static SCHEME: Scheme = Scheme { name: "paypal", about: "PayPal's transmission signature", read: Some(read) };
 
-const LABEL: &str = "keys";
 const ID: HeaderName = HeaderName::from_static("paypal-transmission-id");
 const TIME: HeaderName = HeaderName::from_static("paypal-transmission-time");
 const SIGNATURE: HeaderName = HeaderName::from_static("paypal-transmission-sig");
@@ -142,7 +142,7 @@ impl Judge for Bound {
             return Err(Reject::new(Reason::SignatureMismatch, "the signature is not that of the certificate's key over this transmission and webhook id"));
         }
         let content = digest.chain_update(&signed).finalize().into();
-        Ok(Held { label: LABEL.into(), timestamp_ms: Some(transmission.time_ms), content, id: Some(transmission.id), event_type: None })
+        Ok(Held { label: PUBLISHED.into(), timestamp_ms: Some(transmission.time_ms), content, id: Some(transmission.id), event_type: None })
     }
 
     fn headers(&self) -> Vec<HeaderName> {
@@ -162,7 +162,7 @@ impl Judge for Bound {
     }
 
     fn labels(&self) -> Vec<Arc<str>> {
-        vec![LABEL.into()]
+        vec![PUBLISHED.into()]
     }
 
     fn sources(&self) -> Vec<Arc<Source>> {

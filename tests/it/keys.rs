@@ -1,9 +1,6 @@
 //! Keys that stand elsewhere: an issuer over real TLS, its keys fetched once, changed, lost and found on the disk.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-};
+use std::sync::{Arc, Mutex};
 
 use aws_lc_rs::{
     rand::SystemRandom,
@@ -11,57 +8,15 @@ use aws_lc_rs::{
 };
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::{Value, json};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    task::{JoinHandle, JoinSet},
-};
+use tokio::task::JoinSet;
 
 use crate::support::{
     client::{Answer, Post},
     gate::{Gate, Setup},
-    receiver::{Act, Receiver, Seen},
-    tls::Ca,
+    origin::Origin,
+    receiver::{Act, Receiver},
     unix_now, until,
 };
-
-/// An issuer: what it answers stands in a script, its connections are TLS.
-struct Issuer {
-    inner: Receiver,
-    address: SocketAddr,
-    front: JoinHandle<()>,
-    ca: Ca,
-}
-
-impl Issuer {
-    async fn start(script: impl Fn(&Seen) -> Act + Send + Sync + 'static) -> Self {
-        let inner = Receiver::acting(script).await;
-        let ca = Ca::new("issuer's CA");
-        let acceptor = tokio_rustls::TlsAcceptor::from(ca.server(&["localhost"]).serve(&["http/1.1"]));
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
-        let address = listener.local_addr().expect("a bound socket has an address");
-        let to = inner.address();
-        let front = tokio::spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                let acceptor = acceptor.clone();
-                tokio::spawn(async move {
-                    let (Ok(mut outside), Ok(mut inside)) = (acceptor.accept(socket).await, TcpStream::connect(to).await) else { return };
-                    let _ = tokio::io::copy_bidirectional(&mut outside, &mut inside).await;
-                });
-            }
-        });
-        Self { inner, address, front, ca }
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("https://localhost:{}{path}", self.address.port())
-    }
-}
-
-impl Drop for Issuer {
-    fn drop(&mut self) {
-        self.front.abort();
-    }
-}
 
 /// One key of an issuer's.
 struct Key {
@@ -117,7 +72,7 @@ async fn an_issuers_keys_are_fetched_once_followed_and_kept() {
     let (first, second) = (Arc::new(Key::new("1")), Arc::new(Key::new("2")));
     let now = Arc::new(Mutex::new(vec![first.clone()]));
     let served = now.clone();
-    let issuer = Issuer::start(move |_| set(&served.lock().expect("no panic").iter().map(AsRef::as_ref).collect::<Vec<_>>())).await;
+    let issuer = Origin::start(move |_| set(&served.lock().expect("no panic").iter().map(AsRef::as_ref).collect::<Vec<_>>())).await;
     let receiver = Receiver::start().await;
     let setup = Setup::new(policy(&receiver, &issuer.url("/jwks.json"))).file("issuer.pem", issuer.ca.pem());
     let mut gate = Arc::new(setup.start().await);
@@ -149,7 +104,7 @@ async fn an_issuers_keys_are_fetched_once_followed_and_kept() {
     assert!(gate.metric("hooklatch_keys_fetch_total{source=\"localhost\",result=\"ok\"}").await >= 2.0);
 
     // The issuer is gone, the process too: the last good set is on the disk.
-    issuer.front.abort();
+    issuer.stop();
     let gate = Arc::get_mut(&mut gate).expect("the senders are done");
     gate.kill();
     gate.restart().await;
@@ -166,7 +121,7 @@ async fn without_keys_nothing_is_let_in_and_the_sender_told_to_come_again() {
         Act::Raw(b"HTTP/1.1 302 Found\r\nLocation: https://elsewhere.example/\r\nContent-Length: 0\r\n\r\n".to_vec()),
         Act::Close,
     ] {
-        let issuer = Issuer::start(move |_| act.clone()).await;
+        let issuer = Origin::start(move |_| act.clone()).await;
         let receiver = Receiver::start().await;
         let gate = Setup::new(policy(&receiver, &issuer.url("/jwks.json"))).file("issuer.pem", issuer.ca.pem()).start().await;
         let answer = send(&gate, &key.token(&json!({}))).await;
@@ -178,7 +133,7 @@ async fn without_keys_nothing_is_let_in_and_the_sender_told_to_come_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_issuer_is_asked_about_a_token_once_a_minute() {
-    let issuer = Issuer::start(|seen| {
+    let issuer = Origin::start(|seen| {
         let body = String::from_utf8_lossy(&seen.body).into_owned();
         // `gate:word`, as RFC 7617 writes it.
         let known = seen.header("authorization") == "Basic Z2F0ZTp3b3Jk" && seen.method == "POST";
@@ -212,7 +167,7 @@ async fn an_issuer_is_asked_about_a_token_once_a_minute() {
 async fn a_key_is_fetched_by_the_id_in_a_header() {
     let key = Arc::new(Key::new("k/1"));
     let served = key.clone();
-    let issuer = Issuer::start(move |seen| match (seen.target.as_str(), seen.header("authorization")) {
+    let issuer = Origin::start(move |seen| match (seen.target.as_str(), seen.header("authorization")) {
         ("/keys/k%2F1", "Bearer an-api-key") => {
             let text = json!({ "data": { "publicKey": served.jwk() } }).to_string();
             Act::Raw(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len()).into_bytes())

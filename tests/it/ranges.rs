@@ -1,57 +1,14 @@
 //! Published address ranges: fetched over real TLS, followed, guarded, kept on disk, pinned by the lock file.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-};
-
-use tokio::{
-    net::{TcpListener, TcpStream},
-    task::JoinHandle,
-};
+use std::sync::{Arc, Mutex};
 
 use crate::support::{
     client::Post,
     gate::{Gate, Setup},
+    origin::Origin,
     receiver::{Act, Receiver, Seen},
-    tls::Ca,
     tools, until,
 };
-
-/// A page that lists addresses, over TLS.
-struct Page {
-    inner: Receiver,
-    address: SocketAddr,
-    front: JoinHandle<()>,
-    ca: Ca,
-}
-
-impl Page {
-    async fn start(script: impl Fn(&Seen) -> Act + Send + Sync + 'static) -> Self {
-        let inner = Receiver::acting(script).await;
-        let ca = Ca::new("the page's CA");
-        let acceptor = tokio_rustls::TlsAcceptor::from(ca.server(&["localhost"]).serve(&["http/1.1"]));
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
-        let address = listener.local_addr().expect("a bound socket has an address");
-        let to = inner.address();
-        let front = tokio::spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                let acceptor = acceptor.clone();
-                tokio::spawn(async move {
-                    let (Ok(mut outside), Ok(mut inside)) = (acceptor.accept(socket).await, TcpStream::connect(to).await) else { return };
-                    let _ = tokio::io::copy_bidirectional(&mut outside, &mut inside).await;
-                });
-            }
-        });
-        Self { inner, address, front, ca }
-    }
-}
-
-impl Drop for Page {
-    fn drop(&mut self) {
-        self.front.abort();
-    }
-}
 
 /// An answer with an ETag that names its body; 304 to who has it.
 fn list(seen: &Seen, body: &str) -> Act {
@@ -62,11 +19,11 @@ fn list(seen: &Seen, body: &str) -> Act {
     Act::Raw(format!("HTTP/1.1 200 OK\r\nETag: {tag}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes())
 }
 
-fn policy(receiver: &Receiver, page: &Page, shipped: &str) -> String {
+fn policy(receiver: &Receiver, page: &Origin, shipped: &str) -> String {
     format!(
-        "[providers.acme]\nscheme = \"token\"\nsignature = {{ header = \"X-Token\" }}\nip_ranges = {{ url = \"https://localhost:{}/ranges\", json = \"/hooks\"{shipped} }}\n\
+        "[providers.acme]\nscheme = \"token\"\nsignature = {{ header = \"X-Token\" }}\nip_ranges = {{ url = \"{}\", json = \"/hooks\"{shipped} }}\n\
          [routes.acme]\npath = \"/acme\"\nverify = {{ provider = \"acme\", secret = \"env:GITHUB_SECRET\" }}\nallow_ips = [\"provider:acme\"]\ndeliver = \"{}\"\n",
-        page.address.port(),
+        page.url("/ranges"),
         receiver.url("/hooks")
     )
 }
@@ -86,7 +43,7 @@ const NEAR: &str = "{\"hooks\":[\"127.0.0.1\",\"::1\"]}";
 async fn a_list_is_followed_guarded_and_kept() {
     let body = Arc::new(Mutex::new(FAR.to_owned()));
     let served = body.clone();
-    let page = Page::start(move |seen| list(seen, &served.lock().expect("no panic"))).await;
+    let page = Origin::start(move |seen| list(seen, &served.lock().expect("no panic"))).await;
     let receiver = Receiver::start().await;
     let set = |text: &str| text.clone_into(&mut body.lock().expect("no panic"));
     let setup = Setup::new(policy(&receiver, &page, ", list = [\"192.0.2.1\"]"))
@@ -128,7 +85,7 @@ async fn a_list_is_followed_guarded_and_kept() {
 async fn a_lock_file_is_written_read_and_reviewed() {
     let body = Arc::new(Mutex::new(NEAR.to_owned()));
     let served = body.clone();
-    let page = Page::start(move |seen| list(seen, &served.lock().expect("no panic"))).await;
+    let page = Origin::start(move |seen| list(seen, &served.lock().expect("no panic"))).await;
     let receiver = Receiver::start().await;
     let folder = tempfile::tempdir().expect("a folder");
     let file = |name: &str| folder.path().join(name);

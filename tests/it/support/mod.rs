@@ -5,6 +5,7 @@ pub(crate) mod client;
 pub(crate) mod frames;
 pub(crate) mod gate;
 pub(crate) mod hold;
+pub(crate) mod origin;
 pub(crate) mod receiver;
 pub(crate) mod sign;
 pub(crate) mod tls;
